@@ -1,0 +1,87 @@
+"""Find the program that a command names, before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from .._errors import SpawnError
+
+DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
+
+
+def find_program(program: bytes, path: bytes | None, cwd: bytes) -> bytes:
+    """The file to execute, or a SpawnError that says where it was looked for.
+
+    As execvp(3): a name with a slash is taken as it is, relative to ``cwd``, and any other is
+    looked up in ``path``.
+    """
+    name = os.fsdecode(program)
+    if b"/" in program:
+        _check_executable(os.path.join(cwd, program), name)
+        return program
+    searched = DEFAULT_PATH if path is None else path
+    forbidden = None
+    for directory in searched.split(b":"):
+        candidate = os.path.join(cwd, directory, program)
+        if os.access(candidate, os.X_OK):
+            if not os.path.isdir(candidate):
+                return candidate
+        elif forbidden is None and os.path.isfile(candidate):
+            forbidden = os.fsdecode(candidate)
+    if forbidden is not None:
+        raise SpawnError(errno.EACCES, "command: the file is not executable", forbidden)
+    where = "in the default PATH" if path is None else "in PATH"
+    raise SpawnError(
+        errno.ENOENT, f"command: program not found {where}={os.fsdecode(searched)}", name
+    )
+
+
+def _check_executable(path: bytes, name: str) -> None:
+    if os.access(path, os.X_OK):
+        if os.path.isdir(path):
+            raise SpawnError(errno.EISDIR, "command: this is a directory, not a program", name)
+        return
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise SpawnError(
+            error.errno or errno.ENOENT, f"command: {os.strerror(error.errno or 0)}", name
+        ) from None
+    if not stat.S_ISREG(mode):
+        raise SpawnError(errno.EACCES, "command: this is not a regular file", name)
+    raise SpawnError(errno.EACCES, "command: the file is not executable (chmod +x?)", name)
+
+
+def check_directory(name: str, path: bytes) -> None:
+    """A SpawnError that names the argument unless ``path`` is a directory one can enter."""
+    shown = os.fsdecode(path)
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        raise SpawnError(
+            error.errno or errno.ENOENT, f"{name}: {os.strerror(error.errno or 0)}", shown
+        ) from None
+    if not stat.S_ISDIR(mode):
+        raise SpawnError(errno.ENOTDIR, f"{name}: not a directory", shown)
+    if not os.access(path, os.X_OK):
+        raise SpawnError(errno.EACCES, f"{name}: no permission to enter the directory", shown)
+
+
+def explain(error: int, step: str, program: bytes) -> SpawnError:
+    """The keeper's report of a failed start, in words."""
+    name = os.fsdecode(program)
+    text = os.strerror(error)
+    if step == "exec":
+        if error == errno.ENOENT and os.path.exists(program):
+            text = "the interpreter in its first line, or its loader, does not exist"
+        elif error == errno.ENOEXEC:
+            text = "not a program: it has no '#!' line and is no binary of this machine"
+        return SpawnError(error, f"command: {text}", name)
+    hints = {
+        errno.EPERM: " (changing users takes root)",
+        errno.EINVAL: " (beyond what this process may have?)",
+    }
+    argument = {"limit": "limits", "uid": "user", "gid": "user", "groups": "user"}.get(step, step)
+    return SpawnError(error, f"{argument}: {text}{hints.get(error, '')}", name)

@@ -1,0 +1,112 @@
+"""Wait for calls on an event loop: asyncio, uvloop or trio, by way of anyio."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from typing import TYPE_CHECKING
+
+import anyio
+
+from .._errors import attach_partial
+from .._values.result import Outcome, Result
+
+if TYPE_CHECKING:
+    from .call import Call
+
+
+async def start(call: Call) -> None:
+    """Hand ``call`` to the keeper. It is closed if that fails or is cancelled."""
+    call.prepare()
+    try:
+        while not call.send():
+            fd = call.keeper_fd()
+            try:
+                await anyio.wait_writable(fd)
+            finally:
+                os.close(fd)
+    except BaseException:
+        call.close()
+        raise
+
+
+async def drive(call: Call, *, to_the_end: bool = False) -> None:
+    """Carry ``call`` on until its result is ready, or until what it left for adoption has ended."""
+
+    def over() -> bool:
+        return call.finished if to_the_end else call.result_ready
+
+    while not over():
+        armed = call.deadline
+        with anyio.CancelScope(deadline=_on_loop_clock(armed)) as scope:
+
+            def rearm() -> None:
+                # A deadline that moved away is left to fire: moving the timer at every chunk of
+                # output would cost more.
+                nonlocal armed
+                due = call.deadline
+                if due is not None and (armed is None or due < armed):
+                    armed = due
+                    scope.deadline = _on_loop_clock(due)
+
+            call.rearm = rearm
+            while not over():
+                await anyio.wait_readable(call.fileno())
+                call.step()
+                rearm()
+        call.step()
+
+
+async def finish(call: Call, cause: BaseException) -> None:
+    """End ``call`` because of ``cause``, whatever else happens, and leave its partial result there.
+
+    A cancellation that comes during that is delivered afterwards, unless ``cause`` is one.
+    """
+    call.stop(Outcome.STOPPED)
+    late: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not call.result_ready:
+            try:
+                await drive(call)
+            except anyio.get_cancelled_exc_class() as exc:
+                late = exc  # asyncio's own cancel() does not know of shields
+    attach_partial(cause, call.result())
+    if late is not None and not isinstance(cause, anyio.get_cancelled_exc_class()):
+        raise late
+
+
+async def run(call: Call) -> Result:
+    """The whole of ``call``: nothing of it is left when this returns or raises."""
+    await start(call)
+    try:
+        try:
+            await drive(call)
+        except BaseException as exc:
+            await finish(call, exc)
+            raise
+        if call.error is not None:
+            raise call.error
+        return call.result()
+    finally:
+        if not call.rule.adopting:
+            call.close()
+
+
+async def wait_through(event: anyio.Event) -> None:
+    """Wait for what is bounded by itself; a cancellation is put off until then."""
+    late: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not event.is_set():
+            try:
+                await event.wait()
+            except anyio.get_cancelled_exc_class() as exc:
+                late = exc  # asyncio's own cancel() does not know of shields
+    if late is not None:
+        raise late
+
+
+def _on_loop_clock(deadline: float | None) -> float:
+    if deadline is None:
+        return math.inf
+    return anyio.current_time() + max(0.0, deadline - time.monotonic())

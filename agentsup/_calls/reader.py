@@ -1,0 +1,70 @@
+"""Read a pipe without waiting, into one reused buffer."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import select
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .capture import Capture
+
+PIPE_SIZE = 256 * 1024
+_DEFAULT_PIPE_SIZE = 64 * 1024
+_F_SETPIPE_SZ = 1031
+
+# Buffers that are free to use: one for each thread that is reading at the same time.
+_buffers: list[bytearray] = []
+
+
+class Reader:
+    """The host's end of one output pipe.
+
+    It is read when epoll says that there is something, so the read does not wait: nobody else
+    reads from it.
+    """
+
+    def __init__(self, fd: int, capture: Capture) -> None:
+        self.fd = fd
+        self.capture = capture
+        #: Told of every chunk besides the capture; the chunk may be overwritten afterwards.
+        self.sink: Callable[[memoryview], None] | None = None
+        self._enlarged = False
+
+    def read(self) -> int:
+        """Take in what is there; return how many bytes that were, 0 at the end of the stream."""
+        buffer = _buffers.pop() if _buffers else bytearray(PIPE_SIZE)
+        try:
+            size = os.readv(self.fd, [buffer])
+            if size:
+                chunk = memoryview(buffer)[:size]
+                self.capture.feed(chunk)
+                if self.sink:
+                    self.sink(chunk)
+                if size >= _DEFAULT_PIPE_SIZE and not self._enlarged:
+                    self._enlarge()
+            return size
+        finally:
+            _buffers.append(buffer)
+
+    def read_rest(self) -> None:
+        """Take in what is in the pipe now, which is no more than it holds."""
+        poll = select.poll()
+        poll.register(self.fd, select.POLLIN)
+        left = PIPE_SIZE
+        while left > 0 and poll.poll(0) and (size := self.read()):
+            left -= size
+
+    def _enlarge(self) -> None:
+        """A pipe found full: fewer, larger reads from now on. Users have a quota: pipe(7)."""
+        self._enlarged = True
+        with contextlib.suppress(OSError):
+            fcntl.fcntl(self.fd, _F_SETPIPE_SZ, PIPE_SIZE)
+
+    def close(self) -> None:
+        os.close(self.fd)
+        self.capture.close()

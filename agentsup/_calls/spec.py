@@ -1,0 +1,281 @@
+"""All that ``run`` and ``open`` take, checked as a whole before anything is started."""
+
+from __future__ import annotations
+
+import errno
+import io
+import math
+import os
+import signal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
+
+from attrs import frozen
+
+from .._errors import SpawnError, UnsupportedPlatform
+from .._rules.call import Terms
+from .._values.command import Command, encode_argv
+from .._values.escalation import Escalation, Step
+from .._values.limits import Limits
+from .._values.number import seconds
+from .._values.output import OutputPolicy
+from .lookup import check_directory, find_program
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterable
+
+
+    from .._values.command import CommandLike
+
+
+class HasFileno(Protocol):
+    def fileno(self) -> int: ...
+
+
+class _Pipe:
+    def __repr__(self) -> str:
+        return "agentsup.PIPE"
+
+
+#: ``stdin=PIPE`` for ``open``: a pipe that the caller writes to.
+PIPE = _Pipe()
+
+Environment: TypeAlias = "Mapping[str, str] | Mapping[bytes, bytes]"
+Stdin: TypeAlias = "bytes | bytearray | int | HasFileno | AsyncIterable[bytes] | _Pipe | None"
+
+
+class CallOptions(TypedDict, total=False):
+    """The keyword arguments of ``run`` and ``open``; :meth:`Supervisor.run` describes them."""
+
+    timeout: float | None
+    idle_timeout: float | None
+    grace: float
+    escalation: Escalation | None
+    stdin: Stdin
+    cwd: str | bytes | os.PathLike[str] | None
+    env: Environment | None
+    extend_env: Environment | None
+    limits: Limits | None
+    output: OutputPolicy | None
+    user: str | int | None
+    leftovers: Literal["kill", "adopt"]
+    name: str | None
+
+
+@frozen
+class Spec:
+    """A call that can be started: encoded, looked up and free of contradictions."""
+
+    argv: list[bytes]
+    program: bytes
+    cwd: bytes
+    env: bytes
+    options: bytes
+    stdin: Any
+    output: OutputPolicy
+    terms: Terms
+    name: str
+
+
+_DEFAULT_OUTPUT = OutputPolicy()
+_DEFAULT_ESCALATION = Escalation(Step(signal.SIGTERM, 5.0))
+
+
+def make_spec(command: CommandLike, options: CallOptions) -> Spec:
+    """Check everything; raise TypeError, ValueError or SpawnError, naming the argument."""
+    unknown = options.keys() - CallOptions.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"unknown argument {min(unknown)!r}")
+    return _make_spec(command, **options)
+
+
+def _make_spec(
+    command: CommandLike,
+    timeout: float | None = None,
+    idle_timeout: float | None = None,
+    grace: float = 5.0,
+    escalation: Escalation | None = None,
+    stdin: Stdin = None,
+    cwd: str | bytes | os.PathLike[str] | None = None,
+    env: Environment | None = None,
+    extend_env: Environment | None = None,
+    limits: Limits | None = None,
+    output: OutputPolicy | None = None,
+    user: str | int | None = None,
+    leftovers: Literal["kill", "adopt"] = "kill",
+    name: str | None = None,
+) -> Spec:
+    argv = encode_argv(command)
+    directory = b"."
+    if cwd is not None:
+        directory = os.fsencode(cwd)
+        if b"\0" in directory:
+            raise ValueError(f"cwd holds a NUL byte: {cwd!r}")
+        check_directory("cwd", directory)
+    variables = _environment(env, extend_env)
+    if leftovers not in ("kill", "adopt"):
+        raise ValueError(f"leftovers must be 'kill' or 'adopt', not {leftovers!r}")
+    policy = _instance("output", output, OutputPolicy) or _DEFAULT_OUTPUT
+    if policy.spill_dir is not None:
+        check_directory("output.spill_dir", os.fsencode(policy.spill_dir))
+    _check_stdin(stdin)
+    terms = Terms(
+        escalation=_escalation(escalation, grace),
+        timeout=seconds("timeout", timeout, zero=False),
+        idle_timeout=seconds("idle_timeout", idle_timeout, zero=False),
+        output_limit=policy.limit,
+        adopt=leftovers == "adopt",
+    )
+    preparations = _preparations(_instance("limits", limits, Limits), user)
+    program = find_program(argv[0], variables.get(b"PATH"), directory)
+    for step in terms.escalation.steps:
+        if isinstance(step.action, Command):
+            find_program(encode_argv(step.action)[0], variables.get(b"PATH"), directory)
+    return Spec(
+        argv=argv,
+        program=program,
+        cwd=directory,
+        env=b"\0".join([key + b"=" + value for key, value in variables.items()]),
+        options=preparations,
+        stdin=stdin,
+        output=policy,
+        terms=terms,
+        name=os.fsdecode(os.path.basename(argv[0])) if name is None else name,
+    )
+
+
+def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Spec:
+    """A step's command: in the place of the call that it is to stop, and told whom it is for."""
+    variables = [b"MAINPID=%d" % main_pid]
+    argv = encode_argv(command)
+    path = next((pair[5:] for pair in of.env.split(b"\0") if pair.startswith(b"PATH=")), None)
+    return Spec(
+        argv=argv,
+        program=find_program(argv[0], path, of.cwd),
+        cwd=of.cwd,
+        env=b"\0".join([pair for pair in of.env.split(b"\0") if pair] + variables),
+        options=of.options,
+        stdin=None,
+        output=OutputPolicy(head=0, tail=4096),
+        terms=Terms(escalation=Escalation(), timeout=bound),
+        name=os.fsdecode(os.path.basename(argv[0])),
+    )
+
+
+def _instance(name: str, value: Any, kind: type[Any]) -> Any:
+    if value is not None and not isinstance(value, kind):
+        raise TypeError(f"{name} must be an agentsup.{kind.__name__}, not {type(value).__name__}")
+    return value
+
+
+def _escalation(escalation: Escalation | None, grace: float) -> Escalation:
+    wait = seconds("grace", grace)
+    if wait is None:
+        raise ValueError(f"grace must be finite: SIGKILL comes after it; not {grace!r}")
+    if _instance("escalation", escalation, Escalation) is not None:
+        return escalation  # type: ignore[return-value]  # just checked
+    return _DEFAULT_ESCALATION if wait == 5.0 else Escalation(Step(signal.SIGTERM, wait))
+
+
+def _environment(env: Environment | None, extend_env: Environment | None) -> dict[bytes, bytes]:
+    if env is None:
+        # The mapping below os.environb: its own items() encodes and checks each name again.
+        own: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
+        variables = dict(own)
+    else:
+        variables = _encode_environment("env", env)
+    if extend_env is not None:
+        variables.update(_encode_environment("extend_env", extend_env))
+    return variables
+
+
+def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
+    if not isinstance(env, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
+        raise TypeError(f"{name} must be a mapping, not {type(env).__name__}")
+    encoded = {}
+    for key, value in env.items():
+        try:
+            pair = os.fsencode(key), os.fsencode(value)
+        except TypeError:
+            raise TypeError(f"{name}[{key!r}] must be a str, not {value!r}") from None
+        if not pair[0] or b"=" in pair[0]:
+            raise ValueError(f"{name}: {key!r} cannot be the name of a variable")
+        if b"\0" in pair[0] + pair[1]:
+            raise ValueError(f"{name}[{key!r}] holds a NUL byte")
+        encoded[pair[0]] = pair[1]
+    return encoded
+
+
+def _check_stdin(stdin: Stdin) -> None:
+    if stdin is None or isinstance(stdin, (bytes, bytearray, _Pipe)) or hasattr(stdin, "__aiter__"):
+        return
+    if isinstance(stdin, str):
+        raise TypeError("stdin must be bytes, not str: encode it")
+    try:
+        fd = stdin if isinstance(stdin, int) else stdin.fileno()  # type: ignore[union-attr]
+        os.fstat(fd)
+    except (AttributeError, io.UnsupportedOperation):
+        raise TypeError(
+            "stdin must be bytes, an open file, a descriptor, an async iterable of bytes, "
+            f"agentsup.PIPE (for open) or None, not {type(stdin).__name__}"
+        ) from None
+    except (OSError, ValueError, OverflowError) as error:
+        raise ValueError(f"stdin is not an open file: {error}") from None
+
+
+def _preparations(limits: Limits | None, user: str | int | None) -> bytes:
+    """What the keeper has to do between fork and exec, in the order in which it can be done."""
+    steps = [] if limits is None else _limit_steps(limits, user)
+    if user is not None:
+        steps += _user_steps(user)
+    return "\0".join(steps).encode()
+
+
+def _limit_steps(limits: Limits, user: str | int | None) -> list[str]:
+    import resource
+
+    for name in ("cpu_quota", "io_weight"):
+        if getattr(limits, name) is not None:
+            raise UnsupportedPlatform(
+                f"limits.{name} needs the cgroup level, which this version does not have"
+            )
+    if limits.processes is not None and user is None and os.geteuid() == 0:
+        raise ValueError("limits.processes does not bind root (setrlimit(2)): give user= too")
+    cpu = None if limits.cpu_time is None else math.ceil(limits.cpu_time)
+    wanted = [
+        ("memory", resource.RLIMIT_AS, limits.memory, limits.memory),
+        ("cpu_time", resource.RLIMIT_CPU, cpu, None if cpu is None else cpu + 1),
+        ("processes", resource.RLIMIT_NPROC, limits.processes, limits.processes),
+        ("open_files", resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
+        ("file_size", resource.RLIMIT_FSIZE, limits.file_size, limits.file_size),
+    ]
+    steps = []
+    for name, number, soft, hard in wanted:
+        if soft is None or hard is None:
+            continue
+        most = resource.getrlimit(number)[1]
+        if most != resource.RLIM_INFINITY and hard > most:
+            raise ValueError(f"limits.{name}: this process itself may not exceed {most}")
+        steps.append(f"limit={number}:{soft}:{hard}")
+    return steps
+
+
+def _user_steps(user: str | int) -> list[str]:
+    import pwd
+
+    if isinstance(user, bool) or not isinstance(user, (str, int)):
+        raise TypeError(f"user must be a name or a number, not {user!r}")
+    try:
+        entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
+    except (KeyError, OverflowError):
+        raise ValueError(f"user: there is no user {user!r} on this system") from None
+    if os.geteuid() != 0:
+        if entry.pw_uid == os.geteuid():
+            return []
+        raise SpawnError(errno.EPERM, f"user: only root can run a program as {entry.pw_name!r}")
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return [
+        f"groups={','.join(map(str, groups))}",
+        f"gid={entry.pw_gid}",
+        f"uid={entry.pw_uid}",
+    ]

@@ -1,0 +1,108 @@
+"""Everything that agentsup raises by itself."""
+
+from __future__ import annotations
+
+import errno as errnos
+import os
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._values.result import Result
+
+
+class AgentsupError(Exception):
+    """Base of all errors of this package."""
+
+
+class SpawnError(AgentsupError, OSError):
+    """A program could not be started.
+
+    It is also the matching subclass of :exc:`OSError`, so ``except FileNotFoundError`` works.
+    """
+
+    def __new__(cls, errno: int, message: str, filename: str | None = None) -> SpawnError:
+        return super().__new__(_SPAWN_ERRORS.get(errno, cls), errno, message, filename)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return SpawnError, (self.errno, self.strerror, self.filename)
+
+
+class _NotFound(SpawnError, FileNotFoundError):
+    __doc__ = SpawnError.__doc__
+
+
+class _Forbidden(SpawnError, PermissionError):
+    __doc__ = SpawnError.__doc__
+
+
+class _NotADirectory(SpawnError, NotADirectoryError):
+    __doc__ = SpawnError.__doc__
+
+
+class _IsADirectory(SpawnError, IsADirectoryError):
+    __doc__ = SpawnError.__doc__
+
+
+class _Blocking(SpawnError, BlockingIOError):
+    __doc__ = SpawnError.__doc__
+
+
+_SPAWN_ERRORS: dict[int, type[SpawnError]] = {
+    errnos.ENOENT: _NotFound,
+    errnos.EACCES: _Forbidden,
+    errnos.EPERM: _Forbidden,
+    errnos.ENOTDIR: _NotADirectory,
+    errnos.EISDIR: _IsADirectory,
+    errnos.EAGAIN: _Blocking,
+}
+for _kind in (SpawnError, *_SPAWN_ERRORS.values()):
+    _kind.__name__ = _kind.__qualname__ = "SpawnError"
+
+
+class ToolFailed(AgentsupError):
+    """A tool did not exit with status 0. :attr:`result` says what happened."""
+
+    def __init__(self, result: Result) -> None:
+        super().__init__(result)
+        self.result = result
+
+    def __str__(self) -> str:
+        text = f"{self.result.name}: {self.result.reason}"
+        last = (self.result.stderr.text or self.result.stdout.text).strip()
+        return f"{text}\n{last[-1000:]}" if last else text
+
+
+class KeeperLost(AgentsupError):
+    """The keeper died during the call. What it had started was killed.
+
+    :attr:`partial` is what the call had come to, or None.
+    """
+
+    partial: Result | None = None
+
+
+class SupervisorClosed(AgentsupError):
+    """The supervisor is closed or closing, or was never entered, and starts nothing."""
+
+
+class UnsupportedPlatform(AgentsupError):
+    """This system lacks something that is needed; the message says what."""
+
+
+def last_partial(exception: BaseException) -> Result | None:
+    """What a call had come to when ``exception`` (a cancellation, an error) ended it, or None."""
+    partial = getattr(exception, "_agentsup_partial", None)
+    if partial is None and exception.__context__ is not None:
+        return last_partial(exception.__context__)
+    return partial
+
+
+def attach_partial(exception: BaseException, partial: Result) -> None:
+    """Leave ``partial`` for :func:`last_partial`, and a note for whoever reads the traceback."""
+    exception._agentsup_partial = partial  # type: ignore[attr-defined]  # any exception has a dict
+    exception.add_note(f"agentsup: {partial.name}: {partial.reason}")
+
+
+def os_error(error: OSError, message: str) -> SpawnError:
+    """``error`` as a SpawnError."""
+    return SpawnError(error.errno or 0, f"{message}: {os.strerror(error.errno or 0)}")

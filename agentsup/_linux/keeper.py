@@ -1,0 +1,703 @@
+"""The keeper: one small process that starts, contains and reaps every tool of one host process.
+
+It is run as ``python -I -S keeper.py …``, imports the standard library only, and can be read in
+one sitting.  It is a *subreaper* (prctl(2), PR_SET_CHILD_SUBREAPER): whatever a tool orphans,
+however it daemonizes, becomes the keeper's child, never PID 1's, and never the host's.
+
+Two kinds of socket, both ``SOCK_SEQPACKET``, so that a message is never split:
+
+========  ==================  ====================================================================
+socket    message             meaning
+========  ==================  ====================================================================
+lifeline  OPEN + fd           host → keeper. The descriptor is the keeper's end of a new channel
+lifeline  (end of file)       the host is gone, however it died: kill everything, exit
+channel   SPAWN + fds         host → keeper. Start a program. fds: cwd, then one for each target
+                              number; with LARGE, a memfd with the body last
+channel   SIGNAL number       host → keeper. Send it to every process of the call
+channel   KILL                host → keeper. SIGKILL the call's tree to a fixpoint, then KILLED
+channel   (end of file)       the host let go of the call: as KILL, and nobody to tell
+channel   STARTED pid + fd    keeper → host. It runs; the descriptor is its pidfd. At once with
+                              EAGER, else if it still runs after a while
+channel   FAILED errno step   keeper → host. It does not, and why. The last message of the call
+channel   EXITED pid status…  keeper → host. The main process is reaped: status, rusage, and
+                              whether others of its tree live on. If not, the last message
+channel   EMPTY               keeper → host. Those others ended by themselves. The last message
+channel   KILLED entries      keeper → host. The tree is gone; who had to be killed, who could not
+                              be. The last message
+channel   BROKEN text         keeper → host. A bug in this file, with its traceback
+========  ==================  ====================================================================
+
+A channel carries one call at a time and may carry another one after the last message.  A call
+belongs to whoever holds the other end: no message can reach the wrong reader, and a host that
+loses track of a call in any way closes the channel, which kills the call's tree.
+
+**Whose orphan is it?**  Before each spawn the keeper lowers its own *hard* ``RLIMIT_RTTIME`` by
+``stride``.  Limits are inherited by every descendant and an unprivileged process cannot raise a
+hard one (setrlimit(2)), so a process carries its call's number through fork, exec, setsid and
+``env -i``.  The values lie near 2^62 µs; the limit binds realtime-scheduled threads only, and
+those never run for that long.  See ``_rules/tags.py`` for how the numbers are dealt out.
+
+**Signalling without a race.**  A direct child stays a zombie until this process reaps it, so its
+pid cannot be reused and kill(2) is safe.  Any other process is signalled through a pidfd whose
+membership was checked *after* it was opened.
+"""
+
+import collections
+import os
+import resource
+import select
+import struct
+import sys
+import time
+
+# The C module: `socket` would import `selectors` and `enum` and double the start-up time.
+# `_signal` is the same for `signal`.
+from errno import EMFILE
+
+from _signal import (
+    SIG_DFL,
+    SIG_SETMASK,
+    SIGCHLD,
+    SIGCONT,
+    SIGINT,
+    SIGKILL,
+    SIGPIPE,
+    SIGSTOP,
+    SIGXFSZ,
+    pidfd_send_signal,
+)
+from _signal import pthread_sigmask as set_signal_mask
+from _signal import signal as set_signal_handler
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    MSG_CTRUNC,
+    MSG_DONTWAIT,
+    MSG_NOSIGNAL,
+    MSG_TRUNC,
+    SCM_RIGHTS,
+    SOCK_SEQPACKET,
+    SOL_SOCKET,
+    socket,
+)
+
+OPEN, SPAWN, SIGNAL, KILL = b"O", b"S", b"s", b"k"
+STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b"6"
+
+# op, flags, umask, then the lengths in bytes of argv, env and options, all NUL-separated.
+# The first of argv is the path to execute; the rest is what the program sees.
+SPAWN_HEADER = struct.Struct("=cBH3I")
+STARTED_BODY = struct.Struct("=cI")
+FAILED_BODY = struct.Struct("=cI")  # and the step's name
+EXITED_BODY = struct.Struct("=cIiddQ?")  # pid, status, user s, system s, max RSS KiB, others live
+KILLED_BODY = struct.Struct("=cI")  # how many had to be killed; entries for the first of them
+ENTRY = struct.Struct("=IBBH")  # pid, how it was found, gone, length of the argv that follows
+
+LARGE, EAGER = 1, 2  # flags of SPAWN
+DESCENDANT, ORPHAN, UNATTRIBUTED = range(3)  # how a process was found
+
+PACKET_MAX = 1 << 16
+FDS_SPACE = CMSG_SPACE(64 * 4)
+ENTRIES_MAX = 64
+ARGV_MAX = 512
+
+# Most calls are over by then, and a message less is a tenth of what they cost.
+STARTED_DELAY = 0.02  # seconds until STARTED is sent to a host that did not ask for it at once
+KILL_BOUND = 5.0  # seconds until a tree that will not die (state D, or not ours) is reported
+RESCAN = 0.02  # seconds between two looks at a tree that is being killed, if nothing happens
+WAVE_BOUND = 0.1  # seconds that one tree may keep the others waiting
+
+# 32 and 33 belong to the C library.
+ALL_SIGNALS = [n for n in range(1, 65) if n not in (32, 33)]
+
+CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second; the unit of start times in /proc/PID/stat
+
+LIFELINE_FD = 3
+RECORD_FD = 4
+
+
+class Channel:
+    """One connection to the host, and the call that it carries."""
+
+    def __init__(self, fd):
+        self.socket = socket(AF_UNIX, SOCK_SEQPACKET, 0, fd)
+        self.call = None
+
+
+class Call:
+    """One spawned program and everything that descends from it."""
+
+    def __init__(self, channel, index):
+        self.channel = channel
+        self.index = index
+        self.pid = 0
+        self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * CLOCK_TICKS)
+        self.exited = False
+        self.kill_deadline = None
+        self.killed = {}  # pid -> (how it was found, argv), the main process included
+        self.spared = set()  # pids that we may not signal
+
+
+class Keeper:
+    """The calls in hand, and the loop that serves them."""
+
+    def __init__(self, host_pid, tag_base, tag_stride):
+        self.tag_base = tag_base
+        self.tag_stride = tag_stride
+        self.spawned = 0
+        self.channels = {}  # descriptor -> Channel
+        self.calls = set()
+        self.mains = {}  # pid of a main process -> Call
+        self.by_index = {}  # number of the spawn -> Call
+        self.waiting = set()  # calls whose main process is gone, or that are being killed
+        self.untold = collections.deque()  # (when it is due, call whose STARTED is not sent yet)
+        self.buffer = bytearray(PACKET_MAX)
+        self.environment = (b"", {})
+        self.children_fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
+        self.lifeline = socket(AF_UNIX, SOCK_SEQPACKET, 0, LIFELINE_FD)
+        self.signals = become_subreaper()
+        self.epoll = select.epoll()
+        for fd in (LIFELINE_FD, self.signals):
+            self.epoll.register(fd, select.EPOLLIN)
+        self.host = self.watch_host(host_pid)
+
+    def watch_host(self, host_pid):
+        """Watch the host by pidfd too: a fork of it may hold a copy of the lifeline."""
+        try:
+            fd = os.pidfd_open(host_pid)
+        except OSError:
+            return -1  # another PID namespace; the lifeline has to do
+        self.epoll.register(fd, select.EPOLLIN)
+        return fd
+
+    # --- the loop -----------------------------------------------------------------------------
+
+    def serve(self):
+        while True:
+            ready = [fd for fd, _ in self.epoll.poll(self.patience())]
+            # Ends first: somebody waits for each of them, and they are quicker than a spawn.
+            if self.signals in ready:
+                os.read(self.signals, 4096)
+                self.reap()
+            for fd in ready:
+                if fd in self.channels:
+                    self.on_channel(self.channels[fd])
+            if self.untold:
+                self.tell_started()
+            if self.waiting:
+                self.look_after_waiting()
+            if self.host in ready:
+                return
+            if LIFELINE_FD in ready and not self.on_lifeline():
+                return
+
+    def patience(self):
+        if self.waiting and any(call.kill_deadline is not None for call in self.waiting):
+            return RESCAN
+        if self.untold:
+            return max(0.0, self.untold[0][0] - time.monotonic())
+        return None
+
+    def on_lifeline(self):
+        try:
+            data, fds, _ = receive(self.lifeline, self.buffer)
+        except OSError:
+            return False
+        if data == OPEN and len(fds) == 1:
+            self.channels[fds[0]] = Channel(fds[0])
+            self.epoll.register(fds[0], select.EPOLLIN)
+        return bool(data)
+
+    def on_channel(self, channel):
+        try:
+            data, fds, whole = receive(channel.socket, self.buffer)
+        except OSError:
+            data, fds, whole = b"", [], True
+        call, kind = channel.call, data[:1]
+        if kind == SPAWN and call is None:
+            try:
+                self.spawn(channel, data, fds, whole)
+            finally:
+                for fd in fds:
+                    os.close(fd)
+        elif kind == SIGNAL and call is not None:
+            self.signal(call, data[1])
+        elif kind == KILL and call is not None:
+            self.start_killing(call)
+        elif not data:
+            del self.channels[channel.socket.fileno()]
+            channel.socket.close()
+            if call is not None:
+                call.channel = None
+                self.start_killing(call)
+
+    def tell(self, call, message, fds=()):
+        if call.channel is None:
+            return
+        rights = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+        try:
+            call.channel.socket.sendmsg([message], rights, MSG_DONTWAIT | MSG_NOSIGNAL)
+        except OSError:
+            pass  # the host let go of it: the end of file is on its way
+
+    def forget(self, call):
+        self.calls.discard(call)
+        self.waiting.discard(call)
+        self.by_index.pop(call.index, None)
+        if call.channel is not None:
+            call.channel.call = None
+
+    # --- starting -----------------------------------------------------------------------------
+
+    def spawn(self, channel, data, fds, whole):
+        call = Call(channel, self.spawned)
+        self.spawned += 1
+        try:
+            if not whole:
+                raise SpawnFailed(EMFILE, "receive")
+            request = Request(data, fds, self)
+            request.enter(self.next_tag(call.index))
+            call.pid = prepared_spawn(request) if request.options else fast_spawn(request)
+        except SpawnFailed as failure:
+            return self.tell(call, FAILED_BODY.pack(FAILED, failure.errno) + failure.step.encode())
+        finally:
+            os.chdir("/")  # never keep a file system busy
+        channel.call = call
+        self.calls.add(call)
+        self.mains[call.pid] = call
+        self.by_index[call.index] = call
+        if request.eager:
+            self.tell_pid(call)
+        else:
+            self.untold.append((time.monotonic() + STARTED_DELAY, call))
+
+    def tell_started(self):
+        now = time.monotonic()
+        while self.untold and self.untold[0][0] <= now:
+            call = self.untold.popleft()[1]
+            if not call.exited:
+                self.tell_pid(call)
+
+    def tell_pid(self, call):
+        try:
+            pidfd = os.pidfd_open(call.pid)
+        except OSError as error:
+            self.tell(call, FAILED_BODY.pack(FAILED, error.errno) + b"pidfd_open")
+            return self.start_killing(call)
+        self.tell(call, STARTED_BODY.pack(STARTED, call.pid), [pidfd])
+        os.close(pidfd)
+
+    def next_tag(self, index):
+        return self.tag_base - index * self.tag_stride if self.tag_stride else None
+
+    # --- ends ---------------------------------------------------------------------------------
+
+    def reap(self):
+        """Reap everything that is dead: mains with their rusage, orphans without a word."""
+        ended, childless = [], False
+        while True:
+            try:
+                pid, status, usage = os.wait4(-1, os.WNOHANG)
+            except ChildProcessError:
+                childless = True
+                break
+            if pid == 0:
+                break
+            call = self.mains.pop(pid, None)
+            if call:
+                call.exited = True
+                ended.append((call, status, usage))
+        for call, status, usage in ended:
+            killing = call.kill_deadline is not None
+            live = killing or (not childless and self.has_members(call))
+            used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
+            self.tell(call, EXITED_BODY.pack(EXITED, call.pid, status, *used, live))
+            if live:
+                self.waiting.add(call)
+            else:
+                self.forget(call)
+
+    def look_after_waiting(self):
+        for call in list(self.waiting):
+            if call.kill_deadline is not None:
+                self.go_on_killing(call)
+            elif not self.has_members(call):
+                self.tell(call, EMPTY)
+                self.forget(call)
+
+    def signal(self, call, number):
+        for pid, _, parent in self.members(call):
+            send_signal(pid, number, parent)
+            send_signal(pid, SIGCONT, parent)  # a stopped one must act on it: systemd.kill(5)
+
+    def start_killing(self, call):
+        if call.kill_deadline is None:
+            call.kill_deadline = time.monotonic() + KILL_BOUND
+            self.waiting.add(call)
+
+    def go_on_killing(self, call):
+        """Kill what is there, at once again while new ones turn up; the rest is up to SIGCHLD."""
+        wave_end = time.monotonic() + WAVE_BOUND
+        while True:
+            living, fresh = self.kill_wave(call)
+            self.reap()
+            now = time.monotonic()
+            over = not living - call.spared and (call.exited or call.pid in call.spared)
+            if over or now >= call.kill_deadline:
+                return self.report_killed(call, living)
+            if not fresh or now >= wave_end:
+                return None
+
+    def kill_wave(self, call):
+        """SIGKILL every member; return the pids that still lived, and whether any was new."""
+        living, fresh = set(), False
+        for pid, found, parent in self.members(call):
+            argv = b""
+            if pid not in call.killed:
+                fresh = True
+                if pid != call.pid and len(call.killed) <= ENTRIES_MAX:
+                    # Stopped, it can neither fork nor exit while its argv is read.
+                    send_signal(pid, SIGSTOP, parent)
+                    argv = command_line(pid)
+            elif is_zombie(pid):
+                continue
+            living.add(pid)
+            call.killed.setdefault(pid, (found, argv))
+            if not send_signal(pid, SIGKILL, parent):
+                call.spared.add(pid)
+        return living, fresh
+
+    def report_killed(self, call, survivors):
+        others = {pid: entry for pid, entry in call.killed.items() if pid != call.pid}
+        message = [KILLED_BODY.pack(KILLED, len(others))]
+        for pid, (found, argv) in list(others.items())[:ENTRIES_MAX]:
+            message += ENTRY.pack(pid, found, pid not in survivors, len(argv)), argv
+        self.tell(call, b"".join(message))
+        self.mains.pop(call.pid, None)
+        self.forget(call)
+
+    # --- who belongs to a call ----------------------------------------------------------------
+
+    def has_members(self, call):
+        return next(self.members(call), None) is not None
+
+    def members(self, call):
+        """Yield (pid, how it was found, parent or 0 for our child), parents before children."""
+        tree = []
+        for pid in children_of_self(self.children_fd):
+            found = self.found_in(call, pid)
+            if found is not None:
+                tree.append(pid)
+                yield pid, found, 0
+        for parent in tree:
+            for pid in children_of(parent):
+                tree.append(pid)
+                yield pid, DESCENDANT, parent
+
+    def found_in(self, call, pid):
+        """How this child of ours belongs to the call, or None."""
+        if pid in self.mains:
+            return DESCENDANT if pid == call.pid else None
+        owner = self.owner_of(tag_of(pid))
+        if owner is not None:
+            return ORPHAN if owner is call else None
+        # A privileged process has changed its own limits.  It ends with the last call that was
+        # already there when it started, and so could own it.
+        born = start_time(pid)
+        for other in self.calls:
+            if other is not call and other.born <= born:
+                return None
+        return UNATTRIBUTED
+
+    def owner_of(self, tag):
+        if tag is None or not self.tag_stride or tag > self.tag_base:
+            return None
+        return self.by_index.get((self.tag_base - tag) // self.tag_stride)
+
+    # --- the end ------------------------------------------------------------------------------
+
+    def kill_everything(self):
+        deadline = time.monotonic() + KILL_BOUND
+        while time.monotonic() < deadline:
+            tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
+            for pid, parent in tree:
+                send_signal(pid, SIGKILL, parent)
+                tree += [(child, pid) for child in children_of(pid)]
+            while True:
+                try:
+                    if os.wait4(-1, os.WNOHANG)[0] == 0:
+                        break
+                except ChildProcessError:
+                    return
+            select.select([self.signals], [], [], RESCAN)
+
+
+class Request:
+    """One SPAWN message, taken apart."""
+
+    def __init__(self, data, fds, keeper):
+        _, flags, self.umask, argv, env, options = SPAWN_HEADER.unpack_from(data)
+        self.eager = flags & EAGER
+        body = data[SPAWN_HEADER.size :]
+        if flags & LARGE:
+            body = read_all(fds.pop(), argv + env + options)
+        self.path, *self.argv = body[:argv].split(b"\0")
+        block = body[argv : argv + env]
+        if keeper.environment[0] != block:  # mostly the same from call to call
+            pairs = block.split(b"\0") if block else []
+            keeper.environment = (block, dict(pair.split(b"=", 1) for pair in pairs))
+        self.env = keeper.environment[1]
+        rest = body[argv + env :]
+        pairs = [option.split(b"=", 1) for option in rest.split(b"\0")] if rest else []
+        self.options = [(key.decode(), value.decode()) for key, value in pairs]
+        targets = [0, 1, 2]
+        if self.options and self.options[0][0] == "targets":
+            targets = [int(n) for n in self.options.pop(0)[1].split(",") if n]
+        self.cwd = fds[0]
+        self.fds = list(zip(fds[1:], targets, strict=False))
+
+    def enter(self, tag):
+        """Take on what the new process is to inherit."""
+        try:
+            if tag is not None:
+                resource.setrlimit(resource.RLIMIT_RTTIME, (tag, tag))
+            os.fchdir(self.cwd)
+            os.umask(self.umask)
+        except OSError as error:
+            raise SpawnFailed(error.errno, "cwd") from None
+
+
+class SpawnFailed(Exception):
+    def __init__(self, errno, step):
+        super().__init__(errno, step)
+        self.errno = errno
+        self.step = step
+
+
+def fast_spawn(request):
+    """posix_spawn(3): a vfork inside, so the cost does not depend on anybody's memory."""
+    try:
+        return os.posix_spawn(
+            request.path,
+            request.argv,
+            request.env,
+            file_actions=[(os.POSIX_SPAWN_DUP2, fd, target) for fd, target in request.fds],
+            setsid=True,
+            setsigmask=(),
+        )
+    except OSError as error:
+        raise SpawnFailed(error.errno, "exec") from None
+
+
+def prepared_spawn(request):
+    """fork, then what only the new process can do to itself, then exec."""
+    read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        step = "setsid"
+        try:
+            os.setsid()
+            for fd, target in request.fds:
+                os.dup2(fd, target)
+            for step, value in request.options:  # noqa: B007 -- named in the failure
+                PREPARATIONS[step](value)
+            if os.getppid() != parent:
+                os._exit(127)  # the keeper died before a death signal was set
+            step = "exec"
+            set_signal_mask(SIG_SETMASK, ())
+            os.execve(request.path, request.argv, request.env)
+        except OSError as error:
+            os.write(write_end, f"{error.errno} {step}".encode())
+        except BaseException as error:
+            os.write(write_end, f"22 {step} ({error!r})".encode())
+        finally:
+            os._exit(127)
+    os.close(write_end)
+    failure = os.read(read_end, 1024).decode()
+    os.close(read_end)
+    if failure:
+        os.waitpid(pid, 0)
+        errno, step = failure.split(" ", 1)
+        raise SpawnFailed(int(errno), step)
+    return pid
+
+
+def set_limit(value):
+    number, soft, hard = (int(n) for n in value.split(":"))
+    resource.setrlimit(number, (soft, hard))
+
+
+# In the order in which the host must send them: limits and groups while we still may.
+PREPARATIONS = {
+    "limit": set_limit,
+    "groups": lambda value: os.setgroups([int(n) for n in value.split(",") if n]),
+    "gid": lambda value: os.setresgid(int(value), int(value), int(value)),
+    "uid": lambda value: os.setresuid(int(value), int(value), int(value)),
+    "no_new_privs": lambda value: prctl(38, int(value)),  # PR_SET_NO_NEW_PRIVS
+    "death_signal": lambda value: prctl(1, int(value)),  # PR_SET_PDEATHSIG; setuid clears it
+}
+
+
+# --- the kernel -------------------------------------------------------------------------------
+
+
+def prctl(option, argument):
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "prctl")
+
+
+def become_subreaper():
+    """Adopt orphans; take signals from a descriptor; return it (signalfd(2))."""
+    import ctypes
+
+    prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    # Blocked, not ignored: the terminal's ^C, a service manager's TERM to every process and the
+    # like are for the host, and only its death ends the keeper.  Spawns unblock them.
+    set_signal_mask(SIG_SETMASK, ALL_SIGNALS)
+    for number in (SIGINT, SIGPIPE, SIGXFSZ):  # what Python has changed would go on to the tools
+        set_signal_handler(number, SIG_DFL)
+    mask = (ctypes.c_ulong * 16)()
+    mask[0] = 1 << (SIGCHLD - 1)
+    libc = ctypes.CDLL(None, use_errno=True)
+    fd = libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "signalfd")
+    return fd
+
+
+def receive(sock, buffer):
+    """One packet, its descriptors (close-on-exec from birth), and whether all of it came."""
+    size, ancillary, flags, _ = sock.recvmsg_into([buffer], FDS_SPACE, MSG_CMSG_CLOEXEC)
+    fds = []
+    for level, kind, rights in ancillary:
+        if level == SOL_SOCKET and kind == SCM_RIGHTS:
+            fds += struct.unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
+    return bytes(memoryview(buffer)[:size]), fds, not flags & (MSG_TRUNC | MSG_CTRUNC)
+
+
+def read_all(fd, size):
+    chunks, offset = [], 0
+    while offset < size:
+        chunk = os.pread(fd, size - offset, offset)
+        if not chunk:
+            break
+        chunks.append(chunk)
+        offset += len(chunk)
+    os.close(fd)
+    return b"".join(chunks)
+
+
+def read_proc(path, size=65536):
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return b""
+    try:
+        return os.read(fd, size)
+    except OSError:
+        return b""
+    finally:
+        os.close(fd)
+
+
+def children_of_self(fd):
+    chunks, offset = [], 0
+    while chunk := os.pread(fd, 65536, offset):
+        chunks.append(chunk)
+        offset += len(chunk)
+    return [int(pid) for pid in b"".join(chunks).split()]
+
+
+def children_of(pid):
+    """The children of each of its threads (proc_pid_task(5)); none if it is gone."""
+    try:
+        threads = os.listdir(f"/proc/{pid}/task")
+    except OSError:
+        return []
+    found = []
+    for thread in threads:
+        found += read_proc(f"/proc/{pid}/task/{thread}/children", 1 << 20).split()
+    return [int(child) for child in found]
+
+
+def stat_fields(pid):
+    """The fields of /proc/PID/stat from the state on; a name may hold spaces and brackets."""
+    return read_proc(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
+
+
+def is_zombie(pid):
+    fields = stat_fields(pid)
+    return not fields or fields[0] in (b"Z", b"X")
+
+
+def start_time(pid):
+    fields = stat_fields(pid)
+    return int(fields[19]) if fields else 0
+
+
+def command_line(pid):
+    return read_proc(f"/proc/{pid}/cmdline", ARGV_MAX).rstrip(b"\0")
+
+
+def tag_of(pid):
+    """The hard RLIMIT_RTTIME of a process, or None."""
+    try:
+        return resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
+    except PermissionError:  # setuid; but anybody may read its limits
+        for line in read_proc(f"/proc/{pid}/limits").splitlines():
+            if line.startswith(b"Max realtime timeout"):
+                hard = line.split()[4]
+                return int(hard) if hard.isdigit() else None
+    except OSError:
+        pass
+    return None
+
+
+def send_signal(pid, number, parent):
+    """Signal a child of ours (parent 0) or a verified deeper one; False if we may not."""
+    try:
+        if not parent:
+            os.kill(pid, number)
+            return True
+        fd = os.pidfd_open(pid)
+        try:
+            fields = stat_fields(pid)
+            if fields and int(fields[1]) in (parent, os.getpid()):
+                pidfd_send_signal(fd, number)
+        finally:
+            os.close(fd)
+    except PermissionError:
+        return False
+    except OSError:
+        pass  # gone already
+    return True
+
+
+def main(arguments):
+    host_pid, tag_base, tag_stride, record = arguments
+    os.closerange(RECORD_FD + 1, 1 << 30)
+    for fd in (LIFELINE_FD, RECORD_FD):
+        os.set_inheritable(fd, False)
+    keeper = Keeper(int(host_pid), int(tag_base), int(tag_stride))
+    trouble = None
+    try:
+        keeper.serve()
+    except BaseException:
+        import traceback
+
+        trouble = traceback.format_exc()
+        for call in keeper.calls:
+            keeper.tell(call, BROKEN + trouble.encode()[-60000:])
+    keeper.kill_everything()
+    if record:
+        os.unlink(record)
+    return 70 if trouble else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

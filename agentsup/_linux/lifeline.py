@@ -1,0 +1,265 @@
+"""The host's end: one keeper a process, started when first needed, replaced when it is lost.
+
+Nothing here waits, reads a clock or belongs to an event loop, and every function may be called
+from any thread.  What a call needs afterwards comes over its own channel.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import random
+import resource
+import select
+import signal
+import socket
+import sys
+import threading
+
+from .._errors import os_error
+from .._rules.tags import TagRange, tag_range
+from . import keeper, records
+from .sweep import sweep
+
+_ABOVE_THE_KEEPERS = 16  # descriptors that the keeper's own numbers cannot overwrite
+
+
+class Keeper:
+    """A running keeper, as its host sees it."""
+
+    def __init__(self, identity: tuple[object, ...]) -> None:
+        self.identity = identity
+        own_limit = resource.getrlimit(resource.RLIMIT_RTTIME)[1]
+        self.tags: TagRange = tag_range(own_limit, random.getrandbits(32))
+        self.calls_left = self.tags.capacity if self.tags.stride else sys.maxsize
+        self.calls_in_flight = 0
+        self.lost = False
+        self.idle: list[Channel] = []
+        records.sweep_dead()
+        record_fd, self.record = records.create(self.tags)
+        self.lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.pid = self._start(theirs.fileno(), record_fd)
+            self.pidfd = os.pidfd_open(self.pid)
+        except OSError as error:
+            self.lifeline.close()
+            raise os_error(error, "the keeper could not be started") from None
+        finally:
+            theirs.close()
+            os.close(record_fd)
+
+    def _start(self, lifeline: int, record: int) -> int:
+        import fcntl
+
+        # Their numbers must not be among those that they are to become.
+        fds = [
+            fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_THE_KEEPERS) for fd in (lifeline, record)
+        ]
+        numbers = [os.getpid(), self.tags.first, self.tags.stride]
+        try:
+            return os.posix_spawn(
+                sys.executable,
+                [sys.executable, "-I", "-S", keeper.__file__, *map(str, numbers), self.record],
+                os.environ,
+                file_actions=[
+                    (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+                    (os.POSIX_SPAWN_DUP2, 0, 1),
+                    (os.POSIX_SPAWN_DUP2, 0, 2),
+                    (os.POSIX_SPAWN_DUP2, fds[0], keeper.LIFELINE_FD),
+                    (os.POSIX_SPAWN_DUP2, fds[1], keeper.RECORD_FD),
+                ],
+                setsid=True,
+                setsigdef=keeper.ALL_SIGNALS,
+            )
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    @property
+    def dead(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+    def close(self) -> None:
+        """Let go of the lifeline, so that the keeper kills what it has and ends; wait for that."""
+        self._hang_up()
+        self._reap()
+
+    def _hang_up(self) -> None:
+        self.lifeline.close()
+        while self.idle:
+            self.idle.pop().close()
+
+    def _reap(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # somebody waits for every child
+            os.waitpid(self.pid, 0)
+        os.close(self.pidfd)
+
+    def give_up(self) -> None:
+        """The keeper is dead, or does not answer: kill it, and what it can no longer kill."""
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+        self._hang_up()
+        self._reap()
+        sweep(self.tags)
+        if self.record:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(self.record)
+
+
+class Channel:
+    """The host's end of a connection that carries one call at a time, and an epoll that has it."""
+
+    def __init__(self, kept: Keeper) -> None:
+        self.keeper = kept
+        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            self.epoll = select.epoll()
+            self.epoll.register(self.socket, select.EPOLLIN)
+            self.socket.setblocking(False)
+            send(kept.lifeline, keeper.OPEN, [theirs.fileno()])
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            theirs.close()
+
+    def close(self) -> None:
+        self.socket.close()
+        self.epoll.close()
+
+
+def send(through: socket.socket, message: bytes, fds: list[int]) -> None:
+    """Send without waiting; BlockingIOError if there is no room for it just now."""
+    rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
+    through.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+_IDLE_CHANNELS = 32
+_lock = threading.Lock()
+_current: Keeper | None = None
+_LIMITS = [n for n in range(16) if n != resource.RLIMIT_RTTIME]  # all that Linux has
+
+
+def _identity() -> tuple[object, ...]:
+    """What tools inherit through the keeper. When it changes, a new keeper has to be started."""
+    return (
+        os.getpid(),
+        os.getresuid(),
+        os.getresgid(),
+        os.getgroups(),
+        [resource.getrlimit(n) for n in _LIMITS],
+    )
+
+
+def acquire() -> Keeper:
+    """The keeper for one more call. Each is to be given back to :func:`release`."""
+    global _current
+    identity = _identity()
+    with _lock:
+        kept = _current
+        if kept is None or kept.identity != identity or not kept.calls_left:
+            _current = Keeper(identity)
+            if kept is not None:
+                _retire(kept)
+            kept = _current
+        kept.calls_left -= 1
+        kept.calls_in_flight += 1
+        return kept
+
+
+def connect(kept: Keeper) -> Channel:
+    """A channel that carries no call; BlockingIOError if the keeper has no room just now."""
+    try:
+        return kept.idle.pop()
+    except IndexError:
+        return Channel(kept)
+
+
+def release(kept: Keeper, idle: Channel | None) -> None:
+    """A call that was begun with :func:`acquire` is over, and its channel can carry the next."""
+    with _lock:
+        if idle and kept is _current and len(kept.idle) < _IDLE_CHANNELS:
+            kept.idle.append(idle)
+        elif idle:
+            idle.close()
+        kept.calls_in_flight -= 1
+        if kept is not _current:
+            _retire(kept)
+
+
+def lose(kept: Keeper) -> None:
+    """``kept`` is dead or does not answer. The first call to notice sees to what it has left."""
+    global _current
+    with _lock:
+        if kept.lost:
+            return
+        kept.lost = True
+        if _current is kept:
+            _current = None
+        kept.give_up()
+
+
+def shut_down() -> None:
+    """End the idle keeper of this process; the next call starts a new one."""
+    global _current
+    with _lock:
+        kept, _current = _current, None
+        if kept is not None:
+            _retire(kept)
+
+
+def _retire(kept: Keeper) -> None:
+    if not kept.calls_in_flight and not kept.lost:
+        kept.lost = True
+        kept.close()
+
+
+def _forget_after_fork() -> None:
+    """The child of a fork has no keeper: it must not hold the lifeline of its parent's."""
+    global _current, _lock
+    _lock = threading.Lock()
+    if _current is not None:
+        _current._hang_up()  # noqa: SLF001 -- the same module
+        os.close(_current.pidfd)
+        _current = None
+
+
+os.register_at_fork(after_in_child=_forget_after_fork)
+
+
+def umask() -> int:
+    """The process's umask, which umask(2) cannot tell without changing it."""
+    _, _, rest = keeper.read_proc("/proc/self/status", 256).partition(b"Umask:")
+    return int(rest[:6], 8) if rest else 0o022
+
+
+def spawn_packet(argv: bytes, env: bytes, options: bytes, *, eager: bool) -> tuple[bytes, int]:
+    """A SPAWN message, and the memfd with its body, or -1 if the body fits in."""
+    size = len(argv) + len(env) + len(options)
+    large = size > keeper.PACKET_MAX - keeper.SPAWN_HEADER.size
+    flags = keeper.LARGE * large | keeper.EAGER * eager
+    header = keeper.SPAWN_HEADER.pack(
+        keeper.SPAWN, flags, umask(), len(argv), len(env), len(options)
+    )
+    body = b"".join((argv, env, options))
+    if not large:
+        return header + body, -1
+    fd = memory_file("agentsup-request", body)
+    return header, fd
+
+
+def memory_file(name: str, content: bytes) -> int:
+    """A file in memory that holds ``content``, at its beginning (memfd_create(2))."""
+    fd = os.memfd_create(name)
+    try:
+        left = memoryview(content)
+        while left:
+            left = left[os.write(fd, left) :]
+        os.lseek(fd, 0, os.SEEK_SET)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

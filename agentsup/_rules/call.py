@@ -1,0 +1,272 @@
+"""When is a call stopped, how is it escalated, and when is it over?
+
+==========  ==========================  ======================================================
+state       event                       what follows
+==========  ==========================  ======================================================
+RUNNING     exited, nothing lives on    DRAINING
+RUNNING     exited, others live on      LINGERING: their output is read for the drain time
+RUNNING     a deadline, stop, a limit   STOPPING, first step
+LINGERING   drained, or drain time      Kill → KILLING; to be adopted: ADOPTED, the result is ready
+LINGERING   empty                       DRAINING
+ADOPTED     empty / stop                DRAINING / STOPPING, first step
+STOPPING    the step's time is over     next step; after the last one Kill → KILLING
+STOPPING    exited, others live on      (goes on: the grace is the whole tree's)
+STOPPING    exited or empty: all gone   DRAINING
+KILLING     killed, or all gone         DRAINING
+KILLING     no answer in time           Lose → FINISHED: the keeper does not do its work
+DRAINING    drained, or drain time      FINISHED
+==========  ==========================  ======================================================
+
+*drained* is the end of every output stream.  All times are seconds on one monotonic clock.
+"""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING, TypeAlias
+
+from attrs import define, field, frozen
+
+from .._values.command import Command
+from .._values.escalation import CLOSE_STDIN
+from .._values.result import Outcome, TakenStep
+
+if TYPE_CHECKING:
+    import signal as signals
+
+    from .._values.escalation import Escalation
+
+DRAIN_TIME = 0.2
+START_BOUND = 60.0
+#: The keeper itself gives up after five seconds and says so.
+KILL_BOUND = 10.0
+
+
+class State(enum.Enum):
+    RUNNING = enum.auto()
+    LINGERING = enum.auto()
+    ADOPTED = enum.auto()
+    STOPPING = enum.auto()
+    KILLING = enum.auto()
+    DRAINING = enum.auto()
+    FINISHED = enum.auto()
+
+
+@frozen
+class SendSignal:
+    """Signal every process of the tree."""
+
+    signal: signals.Signals
+
+
+@frozen
+class RunCommand:
+    """Run a pre-stop command, for at most so many seconds."""
+
+    command: Command
+    seconds: float
+
+
+class Do(enum.Enum):
+    CLOSE_STDIN = enum.auto()
+    KILL = enum.auto()  # SIGKILL to the tree, to a fixpoint
+    LOSE = enum.auto()  # the keeper is lost: see to it without it
+
+
+Action: TypeAlias = "SendSignal | RunCommand | Do"
+
+
+@frozen
+class Terms:
+    """What was agreed on for this call. Seconds and bytes; None is no bound."""
+
+    escalation: Escalation
+    timeout: float | None = None
+    idle_timeout: float | None = None
+    output_limit: int | None = None
+    adopt: bool = False
+
+
+@define
+class CallRule:
+    """The state of one call. Feed it events; then carry out what :meth:`take` returns."""
+
+    terms: Terms
+    started_at: float
+    state: State = State.RUNNING
+    #: Why it was stopped, if it was.
+    outcome: Outcome | None = None
+    taken: list[TakenStep] = field(factory=list)
+    ended_at: float | None = None
+    _spawned: bool = False
+    _drained: bool = False
+    _adopted: bool = False
+    _next_step: int = 0
+    _until: float | None = None
+    _last_output: float = 0.0
+    _actions: list[Action] = field(factory=list)
+
+    def __attrs_post_init__(self) -> None:
+        self._last_output = self.started_at
+
+    # --- what is known ------------------------------------------------------------------------
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`tick` is due at the latest, or None. It may only have moved later since."""
+        if self.state is not State.RUNNING:
+            return self._until
+        terms = self.terms
+        due = None if terms.timeout is None else self.started_at + terms.timeout
+        if terms.idle_timeout is not None:
+            idle = self._last_output + terms.idle_timeout
+            due = idle if due is None else min(due, idle)
+        if not self._spawned:
+            start = self.started_at + START_BOUND
+            due = start if due is None else min(due, start)
+        return due
+
+    @property
+    def result_ready(self) -> bool:
+        return self.state is State.FINISHED or self._adopted
+
+    @property
+    def adopting(self) -> bool:
+        """The result is ready, but what the call left runs on."""
+        return self.state is not State.FINISHED and self._adopted
+
+    @property
+    def finished(self) -> bool:
+        return self.state is State.FINISHED
+
+    def take(self) -> list[Action]:
+        """What is to be done now, in order. Each action is handed out once."""
+        actions, self._actions = self._actions, []
+        return actions
+
+    # --- what happens -------------------------------------------------------------------------
+
+    def spawned(self) -> None:
+        """The program runs."""
+        self._spawned = True
+
+    def output(self, now: float, total: int) -> None:
+        """Something was printed; ``total`` bytes so far over all streams."""
+        self._last_output = now
+        limit = self.terms.output_limit
+        if limit is not None and total > limit and self.state is State.RUNNING:
+            self.stop(now, Outcome.OUTPUT_LIMIT)
+
+    def exited(self, now: float, live: bool) -> None:
+        """The main process is reaped; ``live``: others of its tree are not."""
+        if self.finished:
+            return
+        self.ended_at = now
+        if not live:
+            self._drain(now)
+        elif self.state is State.RUNNING:
+            self._enter(State.LINGERING, now + DRAIN_TIME)
+            if self._drained:
+                self._end_lingering(now)
+
+    def empty(self, now: float) -> None:
+        """What outlived the main process has ended by itself."""
+        self._drain(now)
+
+    def killed(self, now: float) -> None:
+        """The tree was killed."""
+        if self.ended_at is None:
+            self.ended_at = now
+        self._drain(now)
+
+    def drained(self, now: float) -> None:
+        """Every output stream has ended."""
+        self._drained = True
+        if self.state is State.DRAINING:
+            self._enter(State.FINISHED, None)
+        elif self.state is State.LINGERING:
+            self._end_lingering(now)
+
+    def stop(self, now: float, outcome: Outcome) -> None:
+        """End it. A main process that has ended already keeps its own outcome."""
+        if self.ended_at is None and self.state is State.RUNNING:
+            self.outcome = outcome
+        if self.state is State.LINGERING:
+            self._kill(now)
+        elif self.state is State.RUNNING or self.state is State.ADOPTED:
+            self._enter(State.STOPPING, None)
+            self._take_step(now)
+
+    def tick(self, now: float) -> None:
+        """Time has passed."""
+        while (due := self.deadline) is not None and now >= due:
+            if self.state is State.RUNNING:
+                self._overdue(now)
+            elif self.state is State.STOPPING:
+                self._take_step(now)
+            elif self.state is State.LINGERING:
+                self._end_lingering(now)
+            elif self.state is State.KILLING:
+                self.lost(now)
+                self._actions.append(Do.LOSE)
+            else:
+                self._enter(State.FINISHED, None)
+
+    def lost(self, now: float) -> None:
+        """The keeper is gone; nothing more will be heard."""
+        if self.ended_at is None:
+            self.ended_at = now
+        self._enter(State.FINISHED, None)
+
+    # --- how ----------------------------------------------------------------------------------
+
+    def _enter(self, state: State, until: float | None) -> None:
+        self.state = state
+        self._until = until
+
+    def _overdue(self, now: float) -> None:
+        timeout = self.terms.timeout
+        if timeout is not None and now >= self.started_at + timeout:
+            self.stop(now, Outcome.TIMED_OUT)
+        elif not self._spawned and now >= self.started_at + START_BOUND:
+            self.lost(now)
+            self._actions.append(Do.LOSE)
+        else:
+            self.stop(now, Outcome.IDLE)
+
+    def _take_step(self, now: float) -> None:
+        steps = self.terms.escalation.steps
+        if self._next_step == len(steps):
+            return self._kill(now)
+        step = steps[self._next_step]
+        self._next_step += 1
+        self._until = now + step.wait
+        action = step.action
+        if action is CLOSE_STDIN:
+            self._act(now, Do.CLOSE_STDIN, "close stdin")
+        elif isinstance(action, Command):
+            self._act(now, RunCommand(action, step.wait), f"run {action}")
+        else:
+            self._act(now, SendSignal(action), action.name)
+        return None
+
+    def _kill(self, now: float) -> None:
+        self._enter(State.KILLING, now + KILL_BOUND)
+        self._act(now, Do.KILL, "SIGKILL")
+
+    def _end_lingering(self, now: float) -> None:
+        if self.terms.adopt:
+            self._adopted = True
+            self._enter(State.ADOPTED, None)
+        else:
+            self._kill(now)
+
+    def _drain(self, now: float) -> None:
+        if self._drained:
+            self._enter(State.FINISHED, None)
+        elif self.state is not State.DRAINING and not self.finished:
+            self._enter(State.DRAINING, now + DRAIN_TIME)
+
+    def _act(self, now: float, action: Action, name: str) -> None:
+        self._actions.append(action)
+        self.taken.append(TakenStep(name, now - self.started_at))

@@ -1,0 +1,1 @@
+"""Supervisors: who owns which calls, and for how long."""

@@ -1,0 +1,1 @@
+"""Frozen values: what is asked for and what came of it. No behaviour beyond validation."""

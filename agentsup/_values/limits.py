@@ -1,0 +1,47 @@
+"""What a tool may use."""
+
+from __future__ import annotations
+
+from attrs import Attribute, field, frozen
+
+from .number import seconds, whole
+
+
+def _whole(unit: str, least: int = 1) -> int | None:
+    def check(_: Limits, attribute: Attribute[int | None], value: int | None) -> None:
+        whole(f"Limits.{attribute.name}", value, unit, least=least)
+
+    return field(default=None, kw_only=True, validator=check)
+
+
+def _positive(unit: str) -> float | None:
+    def check(_: Limits, attribute: Attribute[float | None], value: float | None) -> None:
+        seconds(f"Limits.{attribute.name} ({unit})", value, zero=False)
+
+    return field(default=None, kw_only=True, validator=check)
+
+
+@frozen
+class Limits:
+    """Bounds for each process of a call, kept by the kernel (setrlimit(2)).
+
+    :param memory: bytes of address space (``RLIMIT_AS``) for each process; an allocation beyond
+        it fails.
+    :param cpu_time: seconds of CPU time (``RLIMIT_CPU``, whole seconds, rounded up) for each
+        process; SIGXCPU, and one second later SIGKILL, end one that uses more
+        (``Outcome.CPU_LIMIT``).
+    :param processes: processes and threads of the *user* (``RLIMIT_NPROC``). The kernel exempts
+        root, so as root it needs ``user=``.
+    :param open_files: descriptors for each process (``RLIMIT_NOFILE``).
+    :param file_size: bytes (``RLIMIT_FSIZE``) that a file may grow to; SIGXFSZ beyond it.
+    :param cpu_quota: CPUs that the tree may use. Needs the cgroup level.
+    :param io_weight: 1 to 10000. Needs the cgroup level.
+    """
+
+    memory: int | None = _whole("bytes")
+    cpu_time: float | None = _positive("seconds")
+    processes: int | None = _whole("processes")
+    open_files: int | None = _whole("files", least=3)
+    file_size: int | None = _whole("bytes", least=0)
+    cpu_quota: float | None = _positive("CPUs")
+    io_weight: int | None = _whole("weight")

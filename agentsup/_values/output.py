@@ -1,0 +1,104 @@
+"""What is kept of what a tool prints."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TypeAlias
+
+from attrs import Attribute, field, frozen
+
+from .number import whole
+
+OnLine: TypeAlias = Callable[[str, str], object]
+
+
+def _bytes(default: int | None) -> int:
+    def check(_: OutputPolicy, attribute: Attribute[int | None], value: int | None) -> None:
+        if value is None and default is not None:
+            raise TypeError(f"OutputPolicy.{attribute.name} must be a number of bytes, not None")
+        whole(f"OutputPolicy.{attribute.name}", value, "bytes")
+
+    # None only for `limit`, whose annotation says so.
+    return field(default=default, kw_only=True, validator=check)  # type: ignore[return-value]
+
+
+@frozen
+class OutputPolicy:
+    """How output is kept: the first and the last of it, in memory whose size does not depend on
+    how much comes.
+
+    :param head: bytes kept from the beginning of each stream.
+    :param tail: bytes kept from its end.
+    :param spill_dir: a directory for files that hold all of it, one a stream. They are the
+        caller's to delete.
+    :param limit: bytes over both streams at which the call is ended with
+        ``Outcome.OUTPUT_LIMIT``.
+    :param merge_stderr: send stderr into stdout, in true order; ``result.stderr`` is then empty.
+    :param on_line: called in the event loop with (``"stdout"`` or ``"stderr"``, the line without
+        its end) for every line. Must not block. What it raises ends the call and goes on to the
+        caller. A line of more than 64 KiB comes in pieces of that size.
+    """
+
+    head: int = _bytes(64 * 1024)
+    tail: int = _bytes(64 * 1024)
+    spill_dir: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    limit: int | None = _bytes(None)
+    merge_stderr: bool = field(default=False, kw_only=True)
+    on_line: OnLine | None = field(default=None, kw_only=True)
+
+
+@frozen
+class Output:
+    """What was kept of one stream.
+
+    If nothing was dropped, ``tail`` goes on where ``head`` ends.
+    """
+
+    head: bytes = b""
+    tail: bytes = b""
+    total_bytes: int = 0
+    #: The file with all of it, where one was asked for.
+    spill_path: str | None = None
+    #: Why the file does not hold all of it (a full disk, …), or None.
+    spill_error: str | None = None
+
+    @property
+    def truncated(self) -> bool:
+        """Whether bytes between head and tail were dropped."""
+        return self.total_bytes > len(self.head) + len(self.tail)
+
+    @property
+    def omitted_bytes(self) -> int:
+        """How many bytes between head and tail were dropped."""
+        return self.total_bytes - len(self.head) - len(self.tail)
+
+    @property
+    def text(self) -> str:
+        """What was kept as text: UTF-8, with U+FFFD for what is not, and a note at the gap."""
+        if not self.truncated:
+            return (self.head + self.tail).decode("utf-8", "replace")
+        gap = f"\n[… {self.omitted_bytes} bytes omitted …]\n"
+        return decode_before_cut(self.head) + gap + decode_after_cut(self.tail)
+
+
+def decode_before_cut(data: bytes) -> str:
+    """Decode bytes whose end may be the first part of a character."""
+    for back in range(1, min(4, len(data)) + 1):
+        byte = data[-back]
+        if byte >= 0xC0:  # a leading byte: does all of its character stand before the cut?
+            length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
+            if back < length:
+                data = data[:-back]
+            break
+        if byte < 0x80:
+            break
+    return data.decode("utf-8", "replace")
+
+
+def decode_after_cut(data: bytes) -> str:
+    """Decode bytes that may begin in the middle of a character."""
+    start = 0
+    while start < min(3, len(data)) and 0x80 <= data[start] < 0xC0:
+        start += 1
+    return data[start:].decode("utf-8", "replace")

@@ -1,0 +1,94 @@
+"""A result as text for a model, and as plain JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .output import Output
+    from .result import Result
+
+_LEAST = 200
+
+
+def for_model(result: Result, max_chars: int) -> str:
+    if max_chars < _LEAST:
+        raise ValueError(f"max_chars must be at least {_LEAST}, not {max_chars}")
+    last = f"[{result.reason}{_left_behind(result)}]"[:_LEAST]
+    room = max_chars - len(last) - 1
+    out, err = result.stdout.text, result.stderr.text
+    title = "[stderr]\n"
+    if err and out:
+        room -= len(title) + 1
+        # Errors are short as a rule: they get up to half, the output gets what is left.
+        err_room = max(room // 2, room - len(out))
+        err = _shorten(err, err_room)
+        out = _shorten(out, room - len(err))
+        body = _line(out) + title + err
+    else:
+        body = _shorten(out or err, room)
+    return _line(body) + last
+
+
+def _left_behind(result: Result) -> str:
+    if not result.leftover_count:
+        return ""
+    return f"; {result.leftover_count} processes it had left running were killed"
+
+
+def _line(text: str) -> str:
+    return text if not text or text.endswith("\n") else text + "\n"
+
+
+def _shorten(text: str, room: int) -> str:
+    """At most ``room`` characters: the beginning, a note, and the (longer) end."""
+    if len(text) <= room:
+        return text
+    note = f"\n[… {len(text)} characters shortened …]\n"
+    keep = max(room - len(note), 0)
+    head = keep // 3
+    return (text[:head] + note + text[len(text) - (keep - head) :])[:room]
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    return {
+        "argv": list(result.argv),
+        "name": result.name,
+        "outcome": result.outcome.name,
+        "ok": result.ok,
+        "exit_code": result.exit_code,
+        "signal": result.signal.name if result.signal else None,
+        "reason": result.reason,
+        "stdout": _output(result.stdout),
+        "stderr": _output(result.stderr),
+        "duration": result.duration,
+        "queued": result.queued,
+        "usage": {
+            "user_cpu": result.usage.user_cpu,
+            "system_cpu": result.usage.system_cpu,
+            "max_rss": result.usage.max_rss,
+        },
+        "escalation": [{"action": step.action, "at": step.at} for step in result.escalation],
+        "leftovers": [
+            {
+                "pid": leftover.pid,
+                "argv": list(leftover.argv),
+                "found": leftover.found.name,
+                "killed": leftover.killed,
+            }
+            for leftover in result.leftovers
+        ],
+        "leftover_count": result.leftover_count,
+        "containment": result.containment.name,
+        "pid": result.pid,
+    }
+
+
+def _output(output: Output) -> dict[str, Any]:
+    return {
+        "text": output.text,
+        "total_bytes": output.total_bytes,
+        "truncated": output.truncated,
+        "spill_path": output.spill_path,
+        "spill_error": output.spill_error,
+    }

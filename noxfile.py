@@ -1,0 +1,100 @@
+"""The project's tasks; `python -m nox --list` names them."""
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+import nox
+
+PYPROJECT = nox.project.load_toml()
+PYTHONS = nox.project.python_versions(PYPROJECT)
+
+nox.options.sessions = ["tests", "lint", "types"]
+# tests_all skips a Python that is not installed, on CI too.
+nox.options.download_python = "never"
+nox.options.error_on_missing_interpreters = False
+
+
+def group(name: str) -> tuple[str, ...]:
+    return nox.project.dependency_groups(PYPROJECT, name)
+
+
+@nox.session(reuse_venv=True)
+def demo(session: nox.Session) -> None:
+    """Show an agent's session and what is left of it."""
+    session.install(".[cli]")
+    session.run("python", "examples/agent_session", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Test on the Python that runs nox."""
+    session.install(".[cli,testing]", *group("test"))
+    session.run("pytest", *session.posargs)
+
+
+@nox.session(python=PYTHONS)
+def tests_all(session: nox.Session) -> None:
+    """Test on every supported Python that is installed."""
+    tests(session)
+
+
+@nox.session(python=False)
+def tests_unprivileged(session: nox.Session) -> None:
+    """Test as nobody, on a Python and a copy that nobody can read."""
+    if shutil.which("setpriv") is None or os.geteuid() != 0:
+        session.skip("only root can become nobody, and needs setpriv for it")
+    # setpriv starts its program with root's capabilities still on, `env` starts the next without.
+    as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "env"]
+
+    def runs_as_nobody(python: str) -> bool:
+        check = [*as_nobody, python, "-c", "import sys; sys.exit(sys.version_info < (3, 11))"]
+        return subprocess.run(check, capture_output=True).returncode == 0
+
+    names = ["python3", *(f"python{version}" for version in PYTHONS)]
+    pythons = [os.path.join(folder, name) for folder in os.get_exec_path() for name in names]
+    python = next(filter(runs_as_nobody, pythons), None)
+    if python is None:
+        session.skip("nobody can run none of the Pythons in $PATH")
+
+    with tempfile.TemporaryDirectory() as home:
+        scripts = f"{home}/venv/bin"
+        session.run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
+        session.run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
+        session.run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
+        session.run("chown", "-R", "65534:65534", home)
+        env = ["-i", f"HOME={home}", f"TMPDIR={home}", f"PATH={scripts}:{os.defpath}"]
+        with session.chdir(home):
+            session.run(*as_nobody, *env, "pytest", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and format."""
+    session.install(*group("lint"))
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check types with mypy and pyright."""
+    session.install(".[all]", *group("types"))
+    session.run("mypy")
+    session.run("pyright")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure a call's latency beside its peers'."""
+    session.install(".", *group("bench"))
+    session.run("python", "benchmarks/call_latency.py", *session.posargs)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; a warning is an error."""
+    session.install(".", *group("docs"))
+    session.run("sphinx-build", "--fresh-env", "--fail-on-warning", "docs", "docs/_build")

@@ -1,0 +1,82 @@
+"""Both backends for every async test, and nothing left behind by any test."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from agentsup._linux import lifeline
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
+        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
+        pytest.param(("trio", {}), id="trio"),
+    ]
+)
+def anyio_backend(request: pytest.FixtureRequest) -> object:
+    return request.param
+
+
+def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    """Wait for something that the kernel or another process does."""
+    deadline = time.monotonic() + timeout
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {timeout} s: {condition}"
+        time.sleep(0.005)
+
+
+def descendants() -> list[psutil.Process]:
+    """Everything below this process but the keeper itself; zombies too."""
+    keeper = lifeline._current.pid if lifeline._current else None
+    return [
+        process
+        for process in psutil.Process().children(recursive=True)
+        if process.pid != keeper
+    ]
+
+
+def descriptors() -> dict[int, str]:
+    found = {}
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            found[int(name)] = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            pass  # the one of the listing itself
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks() -> Iterator[None]:
+    """No process, no zombie, no descriptor and no record of a dead keeper after a test."""
+    lifeline.shut_down()
+    before = descriptors()
+    yield
+    lifeline.shut_down()
+    try:
+        wait_until(lambda: not descendants(), 2.0)
+    except AssertionError:
+        left = [(process.pid, process.status(), process.cmdline()) for process in descendants()]
+        for process in descendants():
+            process.kill()
+        pytest.fail(f"processes left behind: {left}")
+    new = {fd: name for fd, name in descriptors().items() if before.get(fd) != name}
+    assert not new, f"descriptors left open: {new}"
+
+
+@pytest.fixture
+def python_file(tmp_path: Path) -> Callable[[str], str]:
+    """Write a Python program and return its path."""
+
+    def write(source: str) -> str:
+        path = tmp_path / f"program{len(list(tmp_path.iterdir()))}.py"
+        path.write_text(source)
+        return str(path)
+
+    return write
