@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno as errnos
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from typing import Self
+
     from ._values.result import Result
 
 
@@ -20,8 +22,9 @@ class SpawnError(AgentsupError, OSError):
     It is also the matching subclass of :exc:`OSError`, so ``except FileNotFoundError`` works.
     """
 
-    def __new__(cls, errno: int, message: str, filename: str | None = None) -> SpawnError:
-        return super().__new__(_SPAWN_ERRORS.get(errno, cls), errno, message, filename)
+    def __new__(cls, *args: object) -> Self:
+        kind = _SPAWN_ERRORS.get(args[0], cls) if args else cls
+        return super().__new__(cast("type[Self]", kind), *args)
 
     def __reduce__(self) -> tuple[object, ...]:
         return SpawnError, (self.errno, self.strerror, self.filename)
@@ -47,7 +50,7 @@ class _Blocking(SpawnError, BlockingIOError):
     __doc__ = SpawnError.__doc__
 
 
-_SPAWN_ERRORS: dict[int, type[SpawnError]] = {
+_SPAWN_ERRORS: dict[object, type[SpawnError]] = {
     errnos.ENOENT: _NotFound,
     errnos.EACCES: _Forbidden,
     errnos.EPERM: _Forbidden,
@@ -55,6 +58,7 @@ _SPAWN_ERRORS: dict[int, type[SpawnError]] = {
     errnos.EISDIR: _IsADirectory,
     errnos.EAGAIN: _Blocking,
 }
+_kind: type[SpawnError]
 for _kind in (SpawnError, *_SPAWN_ERRORS.values()):
     _kind.__name__ = _kind.__qualname__ = "SpawnError"
 

@@ -145,7 +145,8 @@ class Call:
 
     def send(self) -> bool:
         """Hand the request to the keeper; False if it has no room for it just now."""
-        assert self._request and self._keeper
+        assert self._request
+        assert self._keeper
         try:
             channel = lifeline.connect(self._keeper)
             lifeline.send(channel.socket, self._request, self._fds)
@@ -348,7 +349,7 @@ class Call:
                 self._lose("the keeper does not answer; what it had started was killed")
             elif isinstance(action, SendSignal):
                 self._tell(wire.SIGNAL + bytes([action.signal]))
-            elif isinstance(action, RunCommand):
+            else:
                 self._start_pre_stop(action)
         if self.rule.finished:
             self._end_pre_stop()

@@ -16,7 +16,7 @@ from . import on_loop
 from .capture import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator
 
     from .._values.escalation import SignalLike
     from .._values.result import Result
@@ -137,7 +137,7 @@ class Process:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def supervise(cls, call: Call) -> AsyncIterator[Process]:
+    async def supervise(cls, call: Call) -> AsyncGenerator[Process]:
         """Drive ``call``, which has been sent, in the background of the block; end it with it."""
         process = cls(call)
         call.on_change = process._on_change

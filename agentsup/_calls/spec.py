@@ -24,7 +24,6 @@ from .lookup import check_directory, find_program
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
 
-
     from .._values.command import CommandLike
 
 
@@ -192,7 +191,7 @@ def _environment(env: Environment | None, extend_env: Environment | None) -> dic
 def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
     if not isinstance(env, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
         raise TypeError(f"{name} must be a mapping, not {type(env).__name__}")
-    encoded = {}
+    encoded: dict[bytes, bytes] = {}
     for key, value in env.items():
         try:
             pair = os.fsencode(key), os.fsencode(value)
@@ -212,8 +211,8 @@ def _check_stdin(stdin: Stdin) -> None:
     if isinstance(stdin, str):
         raise TypeError("stdin must be bytes, not str: encode it")
     try:
-        fd = stdin if isinstance(stdin, int) else stdin.fileno()  # type: ignore[union-attr]
-        os.fstat(fd)
+        candidate: Any = stdin
+        os.fstat(candidate if isinstance(candidate, int) else candidate.fileno())
     except (AttributeError, io.UnsupportedOperation):
         raise TypeError(
             "stdin must be bytes, an open file, a descriptor, an async iterable of bytes, "
@@ -249,7 +248,7 @@ def _limit_steps(limits: Limits, user: str | int | None) -> list[str]:
         ("open_files", resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
         ("file_size", resource.RLIMIT_FSIZE, limits.file_size, limits.file_size),
     ]
-    steps = []
+    steps: list[str] = []
     for name, number, soft, hard in wanted:
         if soft is None or hard is None:
             continue

@@ -42,32 +42,14 @@ pid cannot be reused and kill(2) is safe.  Any other process is signalled throug
 membership was checked *after* it was opened.
 """
 
-import collections
+from __future__ import annotations
+
 import os
 import resource
 import select
 import struct
 import sys
 import time
-
-# The C module: `socket` would import `selectors` and `enum` and double the start-up time.
-# `_signal` is the same for `signal`.
-from errno import EMFILE
-
-from _signal import (
-    SIG_DFL,
-    SIG_SETMASK,
-    SIGCHLD,
-    SIGCONT,
-    SIGINT,
-    SIGKILL,
-    SIGPIPE,
-    SIGSTOP,
-    SIGXFSZ,
-    pidfd_send_signal,
-)
-from _signal import pthread_sigmask as set_signal_mask
-from _signal import signal as set_signal_handler
 from _socket import (
     AF_UNIX,
     CMSG_SPACE,
@@ -81,6 +63,15 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
+from errno import EINVAL, EMFILE
+
+# The C modules: `socket` and `signal` import `enum`, which doubles the start-up time.
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import signal
+    from collections.abc import Iterator, Sequence
+else:
+    import _signal as signal
 
 OPEN, SPAWN, SIGNAL, KILL = b"O", b"S", b"s", b"k"
 STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b"6"
@@ -120,49 +111,55 @@ RECORD_FD = 4
 class Channel:
     """One connection to the host, and the call that it carries."""
 
-    def __init__(self, fd):
+    def __init__(self, fd: int) -> None:
         self.socket = socket(AF_UNIX, SOCK_SEQPACKET, 0, fd)
-        self.call = None
+        self.call: Call | None = None
 
 
 class Call:
     """One spawned program and everything that descends from it."""
 
-    def __init__(self, channel, index):
-        self.channel = channel
+    def __init__(self, channel: Channel, index: int) -> None:
+        self.channel: Channel | None = channel
         self.index = index
         self.pid = 0
         self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * CLOCK_TICKS)
         self.exited = False
-        self.kill_deadline = None
-        self.killed = {}  # pid -> (how it was found, argv), the main process included
-        self.spared = set()  # pids that we may not signal
+        self.killing = False
+        self.kill_deadline = 0.0
+        self.killed: dict[
+            int, tuple[int, bytes]
+        ] = {}  # pid -> (how it was found, argv), the main process included
+        self.spared: set[int] = set()  # pids that we may not signal
 
 
 class Keeper:
     """The calls in hand, and the loop that serves them."""
 
-    def __init__(self, host_pid, tag_base, tag_stride):
+    def __init__(self, host_pid: int, tag_base: int, tag_stride: int) -> None:
         self.tag_base = tag_base
         self.tag_stride = tag_stride
         self.spawned = 0
-        self.channels = {}  # descriptor -> Channel
-        self.calls = set()
-        self.mains = {}  # pid of a main process -> Call
-        self.by_index = {}  # number of the spawn -> Call
-        self.waiting = set()  # calls whose main process is gone, or that are being killed
-        self.untold = collections.deque()  # (when it is due, call whose STARTED is not sent yet)
+        self.channels: dict[int, Channel] = {}  # descriptor -> Channel
+        self.calls: set[Call] = set()
+        self.mains: dict[int, Call] = {}  # pid of a main process -> Call
+        self.by_index: dict[int, Call] = {}  # number of the spawn -> Call
+        self.waiting: set[Call] = (
+            set()
+        )  # calls whose main process is gone, or that are being killed
+        self.untold: list[tuple[float, Call]] = []  # when STARTED is due, unless it has ended
         self.buffer = bytearray(PACKET_MAX)
-        self.environment = (b"", {})
+        self.environment: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.children_fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
         self.lifeline = socket(AF_UNIX, SOCK_SEQPACKET, 0, LIFELINE_FD)
-        self.signals = become_subreaper()
+        become_subreaper()
+        self.signals = signal_descriptor(signal.SIGCHLD)
         self.epoll = select.epoll()
         for fd in (LIFELINE_FD, self.signals):
             self.epoll.register(fd, select.EPOLLIN)
         self.host = self.watch_host(host_pid)
 
-    def watch_host(self, host_pid):
+    def watch_host(self, host_pid: int) -> int:
         """Watch the host by pidfd too: a fork of it may hold a copy of the lifeline."""
         try:
             fd = os.pidfd_open(host_pid)
@@ -173,7 +170,7 @@ class Keeper:
 
     # --- the loop -----------------------------------------------------------------------------
 
-    def serve(self):
+    def serve(self) -> None:
         while True:
             ready = [fd for fd, _ in self.epoll.poll(self.patience())]
             # Ends first: somebody waits for each of them, and they are quicker than a spawn.
@@ -192,14 +189,14 @@ class Keeper:
             if LIFELINE_FD in ready and not self.on_lifeline():
                 return
 
-    def patience(self):
-        if self.waiting and any(call.kill_deadline is not None for call in self.waiting):
+    def patience(self) -> float | None:
+        if self.waiting and any(call.killing for call in self.waiting):
             return RESCAN
         if self.untold:
             return max(0.0, self.untold[0][0] - time.monotonic())
         return None
 
-    def on_lifeline(self):
+    def on_lifeline(self) -> bool:
         try:
             data, fds, _ = receive(self.lifeline, self.buffer)
         except OSError:
@@ -209,30 +206,28 @@ class Keeper:
             self.epoll.register(fds[0], select.EPOLLIN)
         return bool(data)
 
-    def on_channel(self, channel):
+    def on_channel(self, channel: Channel) -> None:
         try:
             data, fds, whole = receive(channel.socket, self.buffer)
         except OSError:
             data, fds, whole = b"", [], True
         call, kind = channel.call, data[:1]
-        if kind == SPAWN and call is None:
-            try:
-                self.spawn(channel, data, fds, whole)
-            finally:
-                for fd in fds:
-                    os.close(fd)
-        elif kind == SIGNAL and call is not None:
-            self.signal(call, data[1])
-        elif kind == KILL and call is not None:
-            self.start_killing(call)
-        elif not data:
+        if not data:
             del self.channels[channel.socket.fileno()]
             channel.socket.close()
             if call is not None:
-                call.channel = None
+                self.detach(call)
                 self.start_killing(call)
+        elif call is None and kind == SPAWN:
+            self.spawn(channel, data, fds, whole)
+        elif call is not None and kind == SIGNAL:
+            self.signal_tree(call, data[1])
+        elif call is not None and kind == KILL:
+            self.start_killing(call)
+        for fd in fds:
+            os.close(fd)
 
-    def tell(self, call, message, fds=()):
+    def tell(self, call: Call, message: bytes, fds: Sequence[int] = ()) -> None:
         if call.channel is None:
             return
         rights = [(SOL_SOCKET, SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
@@ -241,16 +236,21 @@ class Keeper:
         except OSError:
             pass  # the host let go of it: the end of file is on its way
 
-    def forget(self, call):
+    def forget(self, call: Call) -> None:
         self.calls.discard(call)
         self.waiting.discard(call)
         self.by_index.pop(call.index, None)
+        self.detach(call)
+
+    def detach(self, call: Call) -> None:
+        """The host has had the last message about this call."""
         if call.channel is not None:
             call.channel.call = None
+            call.channel = None
 
     # --- starting -----------------------------------------------------------------------------
 
-    def spawn(self, channel, data, fds, whole):
+    def spawn(self, channel: Channel, data: bytes, fds: list[int], whole: bool) -> None:
         call = Call(channel, self.spawned)
         self.spawned += 1
         try:
@@ -272,30 +272,32 @@ class Keeper:
         else:
             self.untold.append((time.monotonic() + STARTED_DELAY, call))
 
-    def tell_started(self):
+    def tell_started(self) -> None:
         now = time.monotonic()
         while self.untold and self.untold[0][0] <= now:
-            call = self.untold.popleft()[1]
+            call = self.untold.pop(0)[1]
             if not call.exited:
                 self.tell_pid(call)
 
-    def tell_pid(self, call):
+    def tell_pid(self, call: Call) -> None:
         try:
             pidfd = os.pidfd_open(call.pid)
         except OSError as error:
-            self.tell(call, FAILED_BODY.pack(FAILED, error.errno) + b"pidfd_open")
+            self.tell(call, FAILED_BODY.pack(FAILED, error.errno or EMFILE) + b"pidfd_open")
+            self.detach(call)
             return self.start_killing(call)
         self.tell(call, STARTED_BODY.pack(STARTED, call.pid), [pidfd])
         os.close(pidfd)
 
-    def next_tag(self, index):
+    def next_tag(self, index: int) -> int | None:
         return self.tag_base - index * self.tag_stride if self.tag_stride else None
 
     # --- ends ---------------------------------------------------------------------------------
 
-    def reap(self):
+    def reap(self) -> None:
         """Reap everything that is dead: mains with their rusage, orphans without a word."""
-        ended, childless = [], False
+        ended: list[tuple[Call, int, resource.struct_rusage]] = []
+        childless = False
         while True:
             try:
                 pid, status, usage = os.wait4(-1, os.WNOHANG)
@@ -309,8 +311,7 @@ class Keeper:
                 call.exited = True
                 ended.append((call, status, usage))
         for call, status, usage in ended:
-            killing = call.kill_deadline is not None
-            live = killing or (not childless and self.has_members(call))
+            live = call.killing or (not childless and self.has_members(call))
             used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
             self.tell(call, EXITED_BODY.pack(EXITED, call.pid, status, *used, live))
             if live:
@@ -318,25 +319,28 @@ class Keeper:
             else:
                 self.forget(call)
 
-    def look_after_waiting(self):
+    def look_after_waiting(self) -> None:
         for call in list(self.waiting):
-            if call.kill_deadline is not None:
+            if call.killing:
                 self.go_on_killing(call)
             elif not self.has_members(call):
                 self.tell(call, EMPTY)
                 self.forget(call)
 
-    def signal(self, call, number):
-        for pid, _, parent in self.members(call):
+    def signal_tree(self, call: Call, number: int) -> None:
+        # All are found before the first is signalled: a parent's end would hide its children.
+        for pid, _, parent in list(self.members(call)):
             send_signal(pid, number, parent)
-            send_signal(pid, SIGCONT, parent)  # a stopped one must act on it: systemd.kill(5)
+            # One that is stopped has to run to act on it, as in systemd.kill(5).
+            send_signal(pid, signal.SIGCONT, parent)
 
-    def start_killing(self, call):
-        if call.kill_deadline is None:
+    def start_killing(self, call: Call) -> None:
+        if not call.killing:
+            call.killing = True
             call.kill_deadline = time.monotonic() + KILL_BOUND
             self.waiting.add(call)
 
-    def go_on_killing(self, call):
+    def go_on_killing(self, call: Call) -> None:
         """Kill what is there, at once again while new ones turn up; the rest is up to SIGCHLD."""
         wave_end = time.monotonic() + WAVE_BOUND
         while True:
@@ -349,26 +353,27 @@ class Keeper:
             if not fresh or now >= wave_end:
                 return None
 
-    def kill_wave(self, call):
+    def kill_wave(self, call: Call) -> tuple[set[int], bool]:
         """SIGKILL every member; return the pids that still lived, and whether any was new."""
-        living, fresh = set(), False
+        living: set[int] = set()
+        fresh = False
         for pid, found, parent in self.members(call):
             argv = b""
             if pid not in call.killed:
                 fresh = True
                 if pid != call.pid and len(call.killed) <= ENTRIES_MAX:
                     # Stopped, it can neither fork nor exit while its argv is read.
-                    send_signal(pid, SIGSTOP, parent)
+                    send_signal(pid, signal.SIGSTOP, parent)
                     argv = command_line(pid)
             elif is_zombie(pid):
                 continue
             living.add(pid)
             call.killed.setdefault(pid, (found, argv))
-            if not send_signal(pid, SIGKILL, parent):
+            if not send_signal(pid, signal.SIGKILL, parent):
                 call.spared.add(pid)
         return living, fresh
 
-    def report_killed(self, call, survivors):
+    def report_killed(self, call: Call, survivors: set[int]) -> None:
         others = {pid: entry for pid, entry in call.killed.items() if pid != call.pid}
         message = [KILLED_BODY.pack(KILLED, len(others))]
         for pid, (found, argv) in list(others.items())[:ENTRIES_MAX]:
@@ -379,12 +384,12 @@ class Keeper:
 
     # --- who belongs to a call ----------------------------------------------------------------
 
-    def has_members(self, call):
+    def has_members(self, call: Call) -> bool:
         return next(self.members(call), None) is not None
 
-    def members(self, call):
+    def members(self, call: Call) -> Iterator[tuple[int, int, int]]:
         """Yield (pid, how it was found, parent or 0 for our child), parents before children."""
-        tree = []
+        tree: list[int] = []
         for pid in children_of_self(self.children_fd):
             found = self.found_in(call, pid)
             if found is not None:
@@ -395,7 +400,7 @@ class Keeper:
                 tree.append(pid)
                 yield pid, DESCENDANT, parent
 
-    def found_in(self, call, pid):
+    def found_in(self, call: Call, pid: int) -> int | None:
         """How this child of ours belongs to the call, or None."""
         if pid in self.mains:
             return DESCENDANT if pid == call.pid else None
@@ -405,24 +410,22 @@ class Keeper:
         # A privileged process has changed its own limits.  It ends with the last call that was
         # already there when it started, and so could own it.
         born = start_time(pid)
-        for other in self.calls:
-            if other is not call and other.born <= born:
-                return None
-        return UNATTRIBUTED
+        could_own = [other for other in self.calls if other.born <= born]
+        return UNATTRIBUTED if could_own == [call] else None
 
-    def owner_of(self, tag):
+    def owner_of(self, tag: int | None) -> Call | None:
         if tag is None or not self.tag_stride or tag > self.tag_base:
             return None
         return self.by_index.get((self.tag_base - tag) // self.tag_stride)
 
     # --- the end ------------------------------------------------------------------------------
 
-    def kill_everything(self):
+    def kill_everything(self) -> None:
         deadline = time.monotonic() + KILL_BOUND
         while time.monotonic() < deadline:
             tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
             for pid, parent in tree:
-                send_signal(pid, SIGKILL, parent)
+                send_signal(pid, signal.SIGKILL, parent)
                 tree += [(child, pid) for child in children_of(pid)]
             while True:
                 try:
@@ -436,7 +439,7 @@ class Keeper:
 class Request:
     """One SPAWN message, taken apart."""
 
-    def __init__(self, data, fds, keeper):
+    def __init__(self, data: bytes, fds: list[int], keeper: Keeper) -> None:
         _, flags, self.umask, argv, env, options = SPAWN_HEADER.unpack_from(data)
         self.eager = flags & EAGER
         body = data[SPAWN_HEADER.size :]
@@ -445,19 +448,17 @@ class Request:
         self.path, *self.argv = body[:argv].split(b"\0")
         block = body[argv : argv + env]
         if keeper.environment[0] != block:  # mostly the same from call to call
-            pairs = block.split(b"\0") if block else []
-            keeper.environment = (block, dict(pair.split(b"=", 1) for pair in pairs))
+            variables = [pair.split(b"=", 1) for pair in block.split(b"\0")] if block else []
+            keeper.environment = (block, dict(variables))
         self.env = keeper.environment[1]
-        rest = body[argv + env :]
-        pairs = [option.split(b"=", 1) for option in rest.split(b"\0")] if rest else []
-        self.options = [(key.decode(), value.decode()) for key, value in pairs]
-        targets = [0, 1, 2]
-        if self.options and self.options[0][0] == "targets":
-            targets = [int(n) for n in self.options.pop(0)[1].split(",") if n]
+        # The first option is always there: the number that each descriptor is to have.
+        (_, targets), *self.options = [
+            option.split("=", 1) for option in body[argv + env :].decode().split("\0")
+        ]
         self.cwd = fds[0]
-        self.fds = list(zip(fds[1:], targets, strict=False))
+        self.fds = list(zip(fds[1:], map(int, targets.split(",")), strict=True))
 
-    def enter(self, tag):
+    def enter(self, tag: int | None) -> None:
         """Take on what the new process is to inherit."""
         try:
             if tag is not None:
@@ -465,17 +466,17 @@ class Request:
             os.fchdir(self.cwd)
             os.umask(self.umask)
         except OSError as error:
-            raise SpawnFailed(error.errno, "cwd") from None
+            raise SpawnFailed(error.errno or 0, "cwd") from None
 
 
 class SpawnFailed(Exception):
-    def __init__(self, errno, step):
+    def __init__(self, errno: int, step: str) -> None:
         super().__init__(errno, step)
         self.errno = errno
         self.step = step
 
 
-def fast_spawn(request):
+def fast_spawn(request: Request) -> int:
     """posix_spawn(3): a vfork inside, so the cost does not depend on anybody's memory."""
     try:
         return os.posix_spawn(
@@ -487,36 +488,29 @@ def fast_spawn(request):
             setsigmask=(),
         )
     except OSError as error:
-        raise SpawnFailed(error.errno, "exec") from None
+        raise SpawnFailed(error.errno or 0, "exec") from None
 
 
-def prepared_spawn(request):
+def prepared_spawn(request: Request) -> int:
     """fork, then what only the new process can do to itself, then exec."""
-    read_end, write_end = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
-    pid = os.fork()
-    if pid == 0:
-        step = "setsid"
-        try:
-            os.setsid()
-            for fd, target in request.fds:
-                os.dup2(fd, target)
-            for step, value in request.options:  # noqa: B007 -- named in the failure
-                PREPARATIONS[step](value)
-            if os.getppid() != parent:
-                os._exit(127)  # the keeper died before a death signal was set
-            step = "exec"
-            set_signal_mask(SIG_SETMASK, ())
-            os.execve(request.path, request.argv, request.env)
-        except OSError as error:
-            os.write(write_end, f"{error.errno} {step}".encode())
-        except BaseException as error:
-            os.write(write_end, f"22 {step} ({error!r})".encode())
-        finally:
-            os._exit(127)
-    os.close(write_end)
-    failure = os.read(read_end, 1024).decode()
-    os.close(read_end)
+    try:
+        read_end, write_end = os.pipe2(os.O_CLOEXEC)
+    except OSError as error:
+        raise SpawnFailed(error.errno or 0, "pipe") from None
+    try:
+        pid = os.fork()
+        if pid == 0:
+            prepare_and_exec(request, parent, write_end)
+        os.close(write_end)
+        write_end = -1
+        failure = os.read(read_end, 1024).decode()
+    except OSError as error:
+        raise SpawnFailed(error.errno or 0, "fork") from None
+    finally:
+        os.close(read_end)
+        if write_end >= 0:
+            os.close(write_end)
     if failure:
         os.waitpid(pid, 0)
         errno, step = failure.split(" ", 1)
@@ -524,26 +518,68 @@ def prepared_spawn(request):
     return pid
 
 
-def set_limit(value):
+def prepare_and_exec(request: Request, parent: int, report: int) -> None:
+    """In the new process: it ends here, or becomes the program. Exec closes ``report``."""
+    step = "setsid"
+    try:
+        os.setsid()
+        for fd, target in request.fds:
+            os.dup2(fd, target)
+        for step, value in request.options:
+            PREPARATIONS[step](value)
+        if os.getppid() != parent:
+            os._exit(127)  # the keeper died before a death signal was set
+        step = "exec"
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.execve(request.path, request.argv, request.env)
+    except OSError as error:
+        os.write(report, f"{error.errno} {step}".encode())
+    except BaseException as error:
+        os.write(report, f"{EINVAL} {step} ({error!r})".encode())
+    finally:
+        os._exit(127)
+
+
+def set_groups(value: str) -> None:
+    os.setgroups([int(n) for n in value.split(",") if n])
+
+
+def set_gid(value: str) -> None:
+    os.setresgid(int(value), int(value), int(value))
+
+
+def set_uid(value: str) -> None:
+    os.setresuid(int(value), int(value), int(value))
+
+
+def set_no_new_privs(value: str) -> None:
+    prctl(38, int(value))  # PR_SET_NO_NEW_PRIVS
+
+
+def set_death_signal(value: str) -> None:
+    prctl(1, int(value))  # PR_SET_PDEATHSIG; setuid(2) clears it
+
+
+def set_limit(value: str) -> None:
     number, soft, hard = (int(n) for n in value.split(":"))
     resource.setrlimit(number, (soft, hard))
 
 
-# In the order in which the host must send them: limits and groups while we still may.
+# The host sends them in this order: limits and groups can only be set while we still may.
 PREPARATIONS = {
     "limit": set_limit,
-    "groups": lambda value: os.setgroups([int(n) for n in value.split(",") if n]),
-    "gid": lambda value: os.setresgid(int(value), int(value), int(value)),
-    "uid": lambda value: os.setresuid(int(value), int(value), int(value)),
-    "no_new_privs": lambda value: prctl(38, int(value)),  # PR_SET_NO_NEW_PRIVS
-    "death_signal": lambda value: prctl(1, int(value)),  # PR_SET_PDEATHSIG; setuid clears it
+    "groups": set_groups,
+    "gid": set_gid,
+    "uid": set_uid,
+    "no_new_privs": set_no_new_privs,
+    "death_signal": set_death_signal,
 }
 
 
 # --- the kernel -------------------------------------------------------------------------------
 
 
-def prctl(option, argument):
+def prctl(option: int, argument: int) -> None:
     import ctypes
 
     libc = ctypes.CDLL(None, use_errno=True)
@@ -551,37 +587,42 @@ def prctl(option, argument):
         raise OSError(ctypes.get_errno(), "prctl")
 
 
-def become_subreaper():
-    """Adopt orphans; take signals from a descriptor; return it (signalfd(2))."""
-    import ctypes
-
+def become_subreaper() -> None:
     prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
     # Blocked, not ignored: the terminal's ^C, a service manager's TERM to every process and the
     # like are for the host, and only its death ends the keeper.  Spawns unblock them.
-    set_signal_mask(SIG_SETMASK, ALL_SIGNALS)
-    for number in (SIGINT, SIGPIPE, SIGXFSZ):  # what Python has changed would go on to the tools
-        set_signal_handler(number, SIG_DFL)
-    mask = (ctypes.c_ulong * 16)()
-    mask[0] = 1 << (SIGCHLD - 1)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS)
+    # What Python has changed would go on to the tools.
+    for number in (signal.SIGINT, signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+
+
+def signal_descriptor(number: int) -> int:
+    """A descriptor that is readable while the signal is pending: signalfd(2)."""
+    import ctypes
+
+    mask = (ctypes.c_ulong * 16)()  # the C library's sigset_t
+    mask[0] = 1 << (number - 1)
     libc = ctypes.CDLL(None, use_errno=True)
-    fd = libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK)
+    fd = int(libc.signalfd(-1, mask, os.O_CLOEXEC | os.O_NONBLOCK))
     if fd < 0:
         raise OSError(ctypes.get_errno(), "signalfd")
     return fd
 
 
-def receive(sock, buffer):
+def receive(sock: socket, buffer: bytearray) -> tuple[bytes, list[int], bool]:
     """One packet, its descriptors (close-on-exec from birth), and whether all of it came."""
     size, ancillary, flags, _ = sock.recvmsg_into([buffer], FDS_SPACE, MSG_CMSG_CLOEXEC)
-    fds = []
+    fds: list[int] = []
     for level, kind, rights in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
             fds += struct.unpack(f"{len(rights) // 4}i", rights[: len(rights) // 4 * 4])
     return bytes(memoryview(buffer)[:size]), fds, not flags & (MSG_TRUNC | MSG_CTRUNC)
 
 
-def read_all(fd, size):
-    chunks, offset = [], 0
+def read_all(fd: int, size: int) -> bytes:
+    chunks: list[bytes] = []
+    offset = 0
     while offset < size:
         chunk = os.pread(fd, size - offset, offset)
         if not chunk:
@@ -592,7 +633,7 @@ def read_all(fd, size):
     return b"".join(chunks)
 
 
-def read_proc(path, size=65536):
+def read_proc(path: str, size: int = 65536) -> bytes:
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -605,46 +646,47 @@ def read_proc(path, size=65536):
         os.close(fd)
 
 
-def children_of_self(fd):
-    chunks, offset = [], 0
+def children_of_self(fd: int) -> list[int]:
+    chunks: list[bytes] = []
+    offset = 0
     while chunk := os.pread(fd, 65536, offset):
         chunks.append(chunk)
         offset += len(chunk)
     return [int(pid) for pid in b"".join(chunks).split()]
 
 
-def children_of(pid):
+def children_of(pid: int) -> list[int]:
     """The children of each of its threads (proc_pid_task(5)); none if it is gone."""
     try:
         threads = os.listdir(f"/proc/{pid}/task")
     except OSError:
         return []
-    found = []
+    found: list[bytes] = []
     for thread in threads:
         found += read_proc(f"/proc/{pid}/task/{thread}/children", 1 << 20).split()
     return [int(child) for child in found]
 
 
-def stat_fields(pid):
+def stat_fields(pid: int) -> list[bytes]:
     """The fields of /proc/PID/stat from the state on; a name may hold spaces and brackets."""
     return read_proc(f"/proc/{pid}/stat").rpartition(b") ")[2].split()
 
 
-def is_zombie(pid):
+def is_zombie(pid: int) -> bool:
     fields = stat_fields(pid)
     return not fields or fields[0] in (b"Z", b"X")
 
 
-def start_time(pid):
+def start_time(pid: int) -> int:
     fields = stat_fields(pid)
     return int(fields[19]) if fields else 0
 
 
-def command_line(pid):
+def command_line(pid: int) -> bytes:
     return read_proc(f"/proc/{pid}/cmdline", ARGV_MAX).rstrip(b"\0")
 
 
-def tag_of(pid):
+def tag_of(pid: int) -> int | None:
     """The hard RLIMIT_RTTIME of a process, or None."""
     try:
         return resource.prlimit(pid, resource.RLIMIT_RTTIME)[1]
@@ -658,7 +700,7 @@ def tag_of(pid):
     return None
 
 
-def send_signal(pid, number, parent):
+def send_signal(pid: int, number: int, parent: int) -> bool:
     """Signal a child of ours (parent 0) or a verified deeper one; False if we may not."""
     try:
         if not parent:
@@ -668,7 +710,7 @@ def send_signal(pid, number, parent):
         try:
             fields = stat_fields(pid)
             if fields and int(fields[1]) in (parent, os.getpid()):
-                pidfd_send_signal(fd, number)
+                signal.pidfd_send_signal(fd, number)
         finally:
             os.close(fd)
     except PermissionError:
@@ -678,7 +720,7 @@ def send_signal(pid, number, parent):
     return True
 
 
-def main(arguments):
+def main(arguments: list[str]) -> int:
     host_pid, tag_base, tag_stride, record = arguments
     os.closerange(RECORD_FD + 1, 1 << 30)
     for fd in (LIFELINE_FD, RECORD_FD):

@@ -84,10 +84,10 @@ class Keeper:
 
     def close(self) -> None:
         """Let go of the lifeline, so that the keeper kills what it has and ends; wait for that."""
-        self._hang_up()
+        self.hang_up()
         self._reap()
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
         self.lifeline.close()
         while self.idle:
             self.idle.pop().close()
@@ -101,7 +101,7 @@ class Keeper:
         """The keeper is dead, or does not answer: kill it, and what it can no longer kill."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        self._hang_up()
+        self.hang_up()
         self._reap()
         sweep(self.tags)
         if self.record:
@@ -222,7 +222,7 @@ def _forget_after_fork() -> None:
     global _current, _lock
     _lock = threading.Lock()
     if _current is not None:
-        _current._hang_up()  # noqa: SLF001 -- the same module
+        _current.hang_up()
         os.close(_current.pidfd)
         _current = None
 
@@ -251,7 +251,7 @@ def spawn_packet(argv: bytes, env: bytes, options: bytes, *, eager: bool) -> tup
     return header, fd
 
 
-def memory_file(name: str, content: bytes) -> int:
+def memory_file(name: str, content: bytes | bytearray) -> int:
     """A file in memory that holds ``content``, at its beginning (memfd_create(2))."""
     fd = os.memfd_create(name)
     try:

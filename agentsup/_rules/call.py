@@ -96,7 +96,7 @@ class CallRule:
     state: State = State.RUNNING
     #: Why it was stopped, if it was.
     outcome: Outcome | None = None
-    taken: list[TakenStep] = field(factory=list)
+    taken: list[TakenStep] = field(factory=list[TakenStep])
     ended_at: float | None = None
     _spawned: bool = False
     _drained: bool = False
@@ -104,7 +104,7 @@ class CallRule:
     _next_step: int = 0
     _until: float | None = None
     _last_output: float = 0.0
-    _actions: list[Action] = field(factory=list)
+    _actions: list[Action] = field(factory=list[Action])
 
     def __attrs_post_init__(self) -> None:
         self._last_output = self.started_at

@@ -19,9 +19,8 @@ from .._values.result import Containment
 from .containment import check_containment
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
     from types import TracebackType
-
     from typing import Self, Unpack
 
     from .._calls.spec import CallOptions, Spec
@@ -95,7 +94,7 @@ class SyncSupervisor:
         return result.check() if check else result
 
     @contextlib.contextmanager
-    def _counted(self) -> Iterator[None]:
+    def _counted(self) -> Generator[None]:
         with self._changed:
             self._check_open()
             self._calls += 1

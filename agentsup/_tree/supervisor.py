@@ -19,11 +19,11 @@ from .._values.result import Containment, Outcome
 from .containment import check_containment
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterable
     from types import TracebackType
+    from typing import Unpack
 
     from anyio.abc import TaskGroup
-    from typing import Unpack
 
     from .._calls.spec import CallOptions, Spec
     from .._values.command import CommandLike
@@ -40,7 +40,7 @@ class Node:
     #: The main process; of an adopted one it has ended.
     pid: int | None
     argv: tuple[str, ...]
-    _call: Call = field(repr=False)
+    _call: Call = field(repr=False, alias="call")
 
     def stop(self) -> None:
         """Begin to end it by its own escalation. Its owner, a task or the supervisor, goes on."""
@@ -155,17 +155,14 @@ class Supervisor:
     async def _run_fed(
         self, command: CommandLike, source: AsyncIterable[bytes], options: CallOptions
     ) -> Result:
-        async with self.open(command, **{**options, "stdin": PIPE}) as process:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(_feed, process, source)
-                result = await process.wait()
-                tasks.cancel_scope.cancel()
-            return result
+        fed: CallOptions = {**options, "stdin": PIPE}
+        async with self.open(command, **fed) as process:
+            return await _wait_fed(process, source)
 
     @contextlib.asynccontextmanager
     async def open(
         self, command: CommandLike, **options: Unpack[CallOptions]
-    ) -> AsyncIterator[Process]:
+    ) -> AsyncGenerator[Process]:
         """Run ``command`` and talk to it meanwhile: ``async with sup.open(…) as process:``.
 
         Takes what :meth:`run` takes, and ``stdin=agentsup.PIPE``. Leaving the block stops the
@@ -200,7 +197,7 @@ class Supervisor:
         )
 
     @contextlib.asynccontextmanager
-    async def _turn(self, call: Call) -> AsyncIterator[None]:
+    async def _turn(self, call: Call) -> AsyncGenerator[None]:
         """Own ``call`` for the time of the block, which begins when it is its turn."""
         self._check_open()
         if self._turns is not None:
@@ -264,6 +261,22 @@ async def run(
 def refuse_adoption(spec: Spec) -> None:
     if spec.terms.adopt:
         raise ValueError("leftovers='adopt' needs an agentsup.Supervisor that they can stay with")
+
+
+async def _wait_fed(process: Process, source: AsyncIterable[bytes]) -> Result:
+    """Feed it until it ends, whether it has read all of that or not."""
+    result: Result | None = None
+    try:
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(_feed, process, source)
+            result = await process.wait()
+            tasks.cancel_scope.cancel()
+    except ExceptionGroup as group:
+        if len(group.exceptions) == 1:
+            raise group.exceptions[0] from None
+        raise
+    assert result
+    return result
 
 
 async def _feed(process: Process, source: AsyncIterable[bytes]) -> None:
