@@ -27,7 +27,7 @@ class SpawnError(AgentsupError, OSError):
         return super().__new__(cast("type[Self]", kind), *args)
 
     def __reduce__(self) -> tuple[object, ...]:
-        return SpawnError, (self.errno, self.strerror, self.filename)
+        return SpawnError, (self.errno, self.strerror, self.filename), self.__dict__
 
 
 class _NotFound(SpawnError, FileNotFoundError):
@@ -58,8 +58,8 @@ _SPAWN_ERRORS: dict[object, type[SpawnError]] = {
     errnos.EISDIR: _IsADirectory,
     errnos.EAGAIN: _Blocking,
 }
-_kind: type[SpawnError]
-for _kind in (SpawnError, *_SPAWN_ERRORS.values()):
+_KINDS: list[type[SpawnError]] = [SpawnError, *_SPAWN_ERRORS.values()]
+for _kind in _KINDS:
     _kind.__name__ = _kind.__qualname__ = "SpawnError"
 
 
@@ -94,11 +94,26 @@ class UnsupportedPlatform(AgentsupError):
 
 
 def last_partial(exception: BaseException) -> Result | None:
-    """What a call had come to when ``exception`` (a cancellation, an error) ended it, or None."""
-    partial = getattr(exception, "_agentsup_partial", None)
-    if partial is None and exception.__context__ is not None:
-        return last_partial(exception.__context__)
-    return partial
+    """What a call had come to when ``exception`` (a cancellation, an error) ended it, or None.
+
+    Looked for in the exception itself, in what it was raised from or while handling, and in the
+    members of an exception group, nearest first.
+    """
+    line: list[BaseException | None] = [exception]
+    seen: set[int] = set()
+    for found in line:  # which grows
+        if found is None or id(found) in seen:
+            continue
+        seen.add(id(found))
+        partial: Result | None = getattr(found, "_agentsup_partial", None)
+        if partial is None and isinstance(found, KeeperLost):
+            partial = found.partial
+        if partial is not None:
+            return partial
+        line += [found.__cause__, found.__context__]
+        if isinstance(found, BaseExceptionGroup):
+            line += cast("BaseExceptionGroup[BaseException]", found).exceptions
+    return None
 
 
 def attach_partial(exception: BaseException, partial: Result) -> None:

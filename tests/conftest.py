@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
+import anyio
 import psutil
 import pytest
+import uvloop
 
 from agentsup._linux import lifeline
+
+# libuv opens one pipe with the first loop of a process and keeps it.
+uvloop.new_event_loop().close()
 
 
 @pytest.fixture(
@@ -32,13 +38,52 @@ def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
         time.sleep(0.005)
 
 
+@pytest.fixture
+def until() -> Callable[..., None]:
+    return wait_until
+
+
+@pytest.fixture
+def eventually() -> Callable[..., Awaitable[None]]:
+    """As ``until``, while the event loop goes on."""
+
+    async def wait(condition: Callable[[], object], timeout: float = 10.0) -> None:
+        with anyio.fail_after(timeout):
+            while not condition():
+                await anyio.sleep(0.005)
+
+    return wait
+
+
+_numbers = itertools.count()
+
+
+class Marker(str):
+    """A number of seconds that nobody else sleeps for: ``sleep {marker}`` can be found again."""
+
+    def pids(self) -> list[int]:
+        """Every process on the machine that has it in its arguments; zombies have none."""
+        found = []
+        for name in filter(str.isdigit, os.listdir("/proc")):
+            try:
+                with open(f"/proc/{name}/cmdline", "rb") as file:
+                    if self.encode() in file.read():
+                        found.append(int(name))
+            except OSError:
+                pass  # it has just ended
+        return found
+
+
+@pytest.fixture
+def marker() -> Marker:
+    return Marker(f"9{os.getpid()}{next(_numbers):04}")
+
+
 def descendants() -> list[psutil.Process]:
     """Everything below this process but the keeper itself; zombies too."""
     keeper = lifeline._current.pid if lifeline._current else None
     return [
-        process
-        for process in psutil.Process().children(recursive=True)
-        if process.pid != keeper
+        process for process in psutil.Process().children(recursive=True) if process.pid != keeper
     ]
 
 

@@ -13,6 +13,8 @@ from .._values.result import Outcome, Result
 if TYPE_CHECKING:
     from .call import Call
 
+_LONGEST_WAIT = 86400.0  # epoll_wait(2) counts milliseconds in an int
+
 
 def run(call: Call, closing: int = -1) -> Result:
     """The whole of ``call``: nothing of it is left when this returns or raises.
@@ -42,7 +44,8 @@ def run(call: Call, closing: int = -1) -> Result:
 def _drive(call: Call) -> None:
     while not call.result_ready:
         due = call.deadline
-        call.step(None if due is None else max(0.0, due - time.monotonic()))
+        wait = None if due is None else min(max(0.0, due - time.monotonic()), _LONGEST_WAIT)
+        call.step(wait)
 
 
 def _wait_for_room(fd: int) -> None:

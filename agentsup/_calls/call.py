@@ -1,8 +1,8 @@
 """A call in hand: its descriptors, in one epoll, and what its rule says is to be done.
 
-Nothing here waits, but :meth:`Call.step` on request.  The drivers in ``drive.py`` wait for
-``call.fileno()`` to become readable or for ``call.deadline``, then call ``step``, on asyncio,
-on trio and without any event loop alike.
+Nothing here waits, but :meth:`Call.step` on request.  The drivers, ``on_loop.py`` and
+``blocking.py``, wait for ``call.fileno()`` to become readable or for ``call.deadline``, then call
+``step``, on asyncio, on trio and without any event loop alike.
 """
 
 from __future__ import annotations
@@ -10,12 +10,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
+import resource
 import select
 import signal
 import time
 from typing import TYPE_CHECKING
 
-from .._errors import AgentsupError, KeeperLost, SpawnError
+from .._errors import AgentsupError, KeeperLost, SpawnError, os_error
 from .._linux import keeper as wire
 from .._linux import lifeline
 from .._rules.call import CallRule, Do, RunCommand, SendSignal
@@ -28,7 +30,7 @@ from .._values.result import (
     TakenStep,
     Usage,
 )
-from .capture import Capture
+from .capture import Capture, UntilItRaises
 from .lookup import explain
 from .reader import Reader
 from .spec import PIPE, pre_stop_spec
@@ -65,12 +67,15 @@ class Call:
         self.stdin_fd = -1  # the host's end of a stdin pipe
         self.on_change: Callable[[], None] = _nothing  # told when an event may concern somebody
         self.rearm: Callable[[], None] = _nothing  # told when the deadline may have come nearer
+        self.before_stdin_closes: Callable[[], None] = _nothing
         self._outputs = outputs  # descriptors that take stdout and stderr, instead of pipes
-        self._captures = {"stdout": Capture("stdout", spec.output)}
+        on_line = UntilItRaises(spec.output.on_line) if spec.output.on_line else None
+        self._captures = {"stdout": Capture("stdout", spec.output, on_line)}
         if not spec.output.merge_stderr:
-            self._captures["stderr"] = Capture("stderr", spec.output)
+            self._captures["stderr"] = Capture("stderr", spec.output, on_line)
         self._keeper: lifeline.Keeper | None = None
         self._channel: lifeline.Channel | None = None
+        self._index = 0  # the number of the spawn
         self._pidfd = -1
         self._request: bytes | None = None
         self._fds: list[int] = []  # descriptors that go to the keeper and are ours to close
@@ -94,11 +99,11 @@ class Call:
             self.close()
             if isinstance(error, AgentsupError):
                 raise
-            raise SpawnError(
-                error.errno or 0,
-                f"the call could not be prepared: {os.strerror(error.errno or 0)}",
-                error.filename,
-            ) from None
+            what = "the call could not be prepared"
+            if error.filename == b".":
+                what = "this process's current directory cannot be entered (give cwd=)"
+            message = f"{what}: {os.strerror(error.errno or 0)}"
+            raise SpawnError(error.errno or 0, message, error.filename) from None
         except BaseException:
             self.close()
             raise
@@ -139,7 +144,9 @@ class Call:
         for capture in self._captures.values():
             read_end, write_end = os.pipe()
             self._fds.append(write_end)
+            os.set_blocking(read_end, False)
             self.readers.append(Reader(read_end, capture))
+            capture.open()
         if self.spec.output.merge_stderr:
             self._fds.append(os.dup(self._fds[-1]))
 
@@ -148,25 +155,27 @@ class Call:
         assert self._request
         assert self._keeper
         try:
-            channel = lifeline.connect(self._keeper)
+            channel = self._channel or self._connect(self._keeper)
+            self.rule.began(time.monotonic())
             lifeline.send(channel.socket, self._request, self._fds)
         except BlockingIOError:
             return False
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError as error:
+            if not self._keeper.lost and error.errno not in (errno.EPIPE, errno.ECONNRESET):
+                raise os_error(error, "the keeper cannot be reached") from None
             # It died while it had nothing to do: start the next one.
             lifeline.lose(self._keeper)
-            kept, self._keeper = self._keeper, None
-            lifeline.release(kept, None)
+            self._disconnect()
             self._keeper = lifeline.acquire()
             return self.send()
-        self._channel = channel
         self._request = None
-        self._close_fds()
-        self._handlers[channel.socket.fileno()] = self._on_channel
+        return True
+
+    def _connect(self, kept: lifeline.Keeper) -> lifeline.Channel:
+        channel = self._channel = lifeline.connect(kept)
         for reader in self.readers:
             self.resume(reader)
-        self.rule.started_at = time.monotonic()
-        return True
+        return channel
 
     def keeper_fd(self) -> int:
         """A descriptor that becomes writable when ``send`` is worth another try; close it."""
@@ -200,10 +209,18 @@ class Call:
         """Do what is to be done now; first wait up to ``wait`` seconds for something to happen."""
         if self._channel is None:
             return
-        for fd, _ in self._channel.epoll.poll(wait):
-            handler = self._handlers.get(fd)
-            if handler:
+        events = self._channel.epoll.poll(wait)
+        if self._fds and not self._request:
+            # Put off until now: done right after the request, it would compete with its spawn.
+            self._close_fds()
+            events = self._channel.epoll.poll(0)
+        for fd, _ in events:
+            if fd == self._channel.fd:
+                self._on_channel()
+            elif handler := self._handlers.get(fd):
                 handler()
+        if self._pre_stop:
+            self._step_pre_stop()  # for its deadline
         self.rule.tick(time.monotonic())
         self._act()
 
@@ -240,8 +257,14 @@ class Call:
         if reader in self.readers and reader.fd not in self._handlers:
             self._watch(reader.fd, lambda: self._on_output(reader))
 
+    def drop(self, reader: Reader) -> None:
+        """Read no more of it: the tool's next write fails, as to any pipe that nobody reads."""
+        if reader in self.readers:
+            self._end_reader(reader)
+
     def close_stdin(self) -> None:
         if self.stdin_fd >= 0:
+            self.before_stdin_closes()
             os.close(self.stdin_fd)
             self.stdin_fd = -1
 
@@ -260,14 +283,15 @@ class Call:
         if size:
             self._total += size
             self.rule.output(now, self._total)
-        else:
+        elif size == 0:
             self._end_reader(reader)
             if not self.readers:
                 self.rule.drained(now)
         self.on_change()
 
     def _end_reader(self, reader: Reader) -> None:
-        self._handlers.pop(reader.fd, None)  # closed, it leaves the epoll by itself
+        # Closed, it would leave the epoll by itself, unless a fork of this process has a copy.
+        self._unwatch(reader.fd)
         self.readers.remove(reader)
         reader.close()
 
@@ -281,18 +305,22 @@ class Call:
             data, fds = b"", []
         if data:
             self._on_message(data, fds)
-        elif not self._over:
+            if data[:1] == wire.STARTED:
+                self._on_channel()  # a host that comes late finds the end behind it: no timeout
+        elif not self._over and not self.finished:
             self._on_silence()
 
     def _on_message(self, data: bytes, fds: list[int]) -> None:
         now = time.monotonic()
         kind = data[:1]
         if kind == wire.STARTED:
-            _, self.pid = wire.STARTED_BODY.unpack(data)
+            _, self.pid, self._index = wire.STARTED_BODY.unpack(data)
             self._pidfd = fds[0]
             self.rule.spawned()
         elif kind == wire.EXITED:
-            _, self.pid, self._status, user, system, max_rss, live = wire.EXITED_BODY.unpack(data)
+            _, self.pid, self._index, self._status, user, system, max_rss, live = (
+                wire.EXITED_BODY.unpack(data)
+            )
             self._usage = Usage(user, system, max_rss * 1024)
             self._close_pidfd()
             self._over = not live
@@ -311,6 +339,8 @@ class Call:
             self._fail(now, explain(number, step, self.spec.program))
         elif kind == wire.BROKEN:
             self._lose(f"the keeper has failed:\n{data[1:].decode('utf-8', 'replace')}")
+        if self._over and not self.readers:
+            self.rule.drained(now)  # there is nothing to wait for where no output is read
         self.on_change()
 
     def _on_silence(self) -> None:
@@ -405,7 +435,7 @@ class Call:
         if status is not None and os.WIFEXITED(status):
             exit_code = os.WEXITSTATUS(status)
         elif status is not None:
-            number = signal.Signals(os.WTERMSIG(status))
+            number = _signal(os.WTERMSIG(status))
         outcome = self.rule.outcome
         if outcome is None:
             outcome = Outcome.STOPPED
@@ -413,6 +443,7 @@ class Call:
                 outcome = self._own_outcome(number)
         out = self._captures["stdout"].output()
         err = self._captures["stderr"].output() if "stderr" in self._captures else type(out)()
+        leftovers = self._leftovers or self.adopted()
         ended = self.rule.ended_at or time.monotonic()
         steps = sorted([*self.rule.taken, *self._extra_steps], key=lambda step: step.at)
         return Result(
@@ -427,18 +458,32 @@ class Call:
             queued=self.queued,
             usage=self._usage,
             escalation=tuple(steps),
-            leftovers=self._leftovers,
-            leftover_count=self._leftover_count,
+            leftovers=leftovers,
+            leftover_count=self._leftover_count or len(leftovers),
             containment=Containment.SUBREAPER,
             pid=self.pid,
         )
 
-    def _own_outcome(self, number: signal.Signals | None) -> Outcome:
+    def adopted(self) -> tuple[Leftover, ...]:
+        """What runs on of it now, if it left anything for adoption."""
+        if not self.rule.adopting or not self._keeper:
+            return ()
+        return tuple(
+            Leftover(pid, _words(wire.command_line(pid)), Found.ORPHAN, killed=False)
+            for pid in self._keeper.orphans(self._index)
+        )
+
+    def _own_outcome(self, number: int | None) -> Outcome:
         """How a main process ended that nobody stopped."""
         if number is None:
             return Outcome.EXITED
-        if b"limit=" in self.spec.options and number == signal.SIGXCPU:
+        limit = re.search(rb"limit=%d:(\d+):(\d+)" % resource.RLIMIT_CPU, self.spec.options)
+        if limit and number == signal.SIGXCPU:
             return Outcome.CPU_LIMIT
+        if limit and number == signal.SIGKILL:  # of one that ignored SIGXCPU
+            used = self._usage.user_cpu + self._usage.system_cpu
+            if used > int(limit[2]) - 0.05:
+                return Outcome.CPU_LIMIT
         return Outcome.SIGNALED
 
     def close(self) -> None:
@@ -446,12 +491,18 @@ class Call:
         if not self._over:
             # Said, not only implied by the end of file: a fork of this process may hold a copy.
             self._tell(wire.KILL)
-        self._end_pre_stop()
-        self._end_outputs()
-        self._close_fds()
-        self._close_pidfd()
-        self.close_stdin()
-        for fd in [fd for fd, handler in self._handlers.items() if handler != self._on_channel]:
+        try:
+            self._end_pre_stop()
+            self._end_outputs()
+        finally:  # a line callback may raise
+            self._close_fds()
+            self._close_pidfd()
+            self.close_stdin()
+            self._disconnect()
+
+    def _disconnect(self) -> None:
+        """Give the channel back for another call if this one's last message has come."""
+        for fd in list(self._handlers):
             self._unwatch(fd)
         channel, self._channel = self._channel, None
         if channel and not self._over:
@@ -485,10 +536,21 @@ def _leftovers(data: bytes) -> tuple[int, tuple[Leftover, ...]]:
     while offset < len(data):
         pid, how, gone, size = wire.ENTRY.unpack_from(data, offset)
         offset += wire.ENTRY.size
-        argv = data[offset : offset + size].decode("utf-8", "replace")
+        argv = _words(data[offset : offset + size])
         offset += size
-        found.append(Leftover(pid, tuple(argv.split("\0")), _FOUND[how], bool(gone)))
+        found.append(Leftover(pid, argv, _FOUND[how], bool(gone)))
     return count, tuple(found)
+
+
+def _words(argv: bytes) -> tuple[str, ...]:
+    return tuple(argv.decode("utf-8", "replace").split("\0"))
+
+
+def _signal(number: int) -> signal.Signals | int:
+    try:
+        return signal.Signals(number)
+    except ValueError:
+        return number  # a realtime signal without a name
 
 
 def _nothing() -> None:

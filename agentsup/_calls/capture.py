@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from typing import TYPE_CHECKING
 
-from .._values.output import Output
+from .._errors import SpawnError
+from .._values.output import Output, whole_characters
 
 if TYPE_CHECKING:
     from .._values.output import OnLine, OutputPolicy
@@ -17,15 +19,21 @@ LINE_MAX = 64 * 1024
 class Capture:
     """What is kept of one stream."""
 
-    def __init__(self, stream: str, policy: OutputPolicy) -> None:
+    def __init__(self, stream: str, policy: OutputPolicy, on_line: OnLine | None = None) -> None:
         self.total = 0
         self._stream = stream
         self._head_room = policy.head
         self._tail_size = policy.tail
         self._head = bytearray()
         self._tail = bytearray()
-        self._lines = Lines(stream, policy.on_line) if policy.on_line else None
-        self._spill = Spill(stream, policy.spill_dir) if policy.spill_dir is not None else None
+        self._lines = Lines(stream, on_line) if on_line else None
+        self._spill_dir = policy.spill_dir
+        self._spill: Spill | None = None
+
+    def open(self) -> None:
+        """Make the file, where one is asked for; it is closed by :meth:`close`."""
+        if self._spill_dir is not None:
+            self._spill = Spill(self._stream, self._spill_dir)
 
     def feed(self, chunk: memoryview) -> None:
         """Take note of ``chunk``, which may be overwritten afterwards."""
@@ -44,11 +52,7 @@ class Capture:
             if len(self._tail) > 2 * self._tail_size:
                 del self._tail[: -self._tail_size]
         if self._lines:
-            try:
-                self._lines.feed(bytes(chunk))
-            except BaseException:
-                self._lines = None  # it is not called again while the call is being ended
-                raise
+            self._lines.feed(bytes(chunk))
 
     def close(self) -> None:
         """The stream has ended: hand over an unfinished line, close the file."""
@@ -70,8 +74,25 @@ class Capture:
         )
 
 
+class UntilItRaises:
+    """A line callback that is not called again, for either stream, once it has raised: that ends
+    the call, and ending it must go on."""
+
+    def __init__(self, on_line: OnLine) -> None:
+        self._on_line: OnLine | None = on_line
+
+    def __call__(self, stream: str, line: str) -> None:
+        on_line = self._on_line
+        if on_line:
+            try:
+                on_line(stream, line)
+            except BaseException:
+                self._on_line = None
+                raise
+
+
 class Lines:
-    """Cut a stream into lines of bounded length."""
+    """Cut a stream into lines of bounded length, the same ones however it comes in."""
 
     def __init__(self, stream: str, on_line: OnLine) -> None:
         self._stream = stream
@@ -79,31 +100,40 @@ class Lines:
         self._partial = b""
 
     def feed(self, data: bytes) -> None:
-        *lines, partial = (self._partial + data).split(b"\n")
-        if len(partial) > LINE_MAX:
-            lines.append(partial)
-            partial = b""
-        self._partial = partial
+        *lines, self._partial = (self._partial + data).split(b"\n")
         for line in lines:
             self._emit(line)
+        while len(self._partial) > LINE_MAX + 1:  # one for a CR that may be part of its end
+            self._partial = self._emit_piece(self._partial)
 
     def close(self) -> None:
-        if self._partial:
-            self._emit(self._partial)
-            self._partial = b""
+        line, self._partial = self._partial, b""
+        if line:
+            self._emit(line)
 
     def _emit(self, line: bytes) -> None:
         line = line.removesuffix(b"\r")
-        for start in range(0, len(line) or 1, LINE_MAX):
-            piece = line[start : start + LINE_MAX]
-            self._on_line(self._stream, piece.decode("utf-8", "replace"))
+        while len(line) > LINE_MAX:
+            line = self._emit_piece(line)
+        self._on_line(self._stream, line.decode("utf-8", "replace"))
+
+    def _emit_piece(self, line: bytes) -> bytes:
+        piece = whole_characters(line[:LINE_MAX])
+        self._on_line(self._stream, piece.decode("utf-8", "replace"))
+        return line[len(piece) :]
 
 
 class Spill:
     """A file with all of a stream. When it cannot be written, the call goes on without it."""
 
     def __init__(self, stream: str, directory: str | os.PathLike[str]) -> None:
-        self._fd, path = tempfile.mkstemp(suffix=f".{stream}", prefix="agentsup-", dir=directory)
+        try:
+            self._fd, path = tempfile.mkstemp(f".{stream}", "agentsup-", directory)
+        except OSError as error:
+            number = error.errno or errno.EIO
+            raise SpawnError(
+                number, f"output.spill_dir: {os.strerror(number)}", os.fspath(directory)
+            ) from None
         self.path = os.path.abspath(path)
         self.error: str | None = None
 

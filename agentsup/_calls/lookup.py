@@ -27,7 +27,7 @@ def find_program(program: bytes, path: bytes | None, cwd: bytes) -> bytes:
         candidate = os.path.join(cwd, directory, program)
         if os.access(candidate, os.X_OK):
             if not os.path.isdir(candidate):
-                return candidate
+                return os.path.join(directory, program)  # it is started from within cwd
         elif forbidden is None and os.path.isfile(candidate):
             forbidden = os.fsdecode(candidate)
     if forbidden is not None:
@@ -54,19 +54,20 @@ def _check_executable(path: bytes, name: str) -> None:
     raise SpawnError(errno.EACCES, "command: the file is not executable (chmod +x?)", name)
 
 
-def check_directory(name: str, path: bytes) -> None:
+def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
     """A SpawnError that names the argument unless ``path`` is a directory one can enter."""
     shown = os.fsdecode(path)
     try:
-        mode = os.stat(path).st_mode
+        found = os.stat(path)
     except OSError as error:
         raise SpawnError(
             error.errno or errno.ENOENT, f"{name}: {os.strerror(error.errno or 0)}", shown
         ) from None
-    if not stat.S_ISDIR(mode):
+    if not stat.S_ISDIR(found.st_mode):
         raise SpawnError(errno.ENOTDIR, f"{name}: not a directory", shown)
-    if not os.access(path, os.X_OK):
-        raise SpawnError(errno.EACCES, f"{name}: no permission to enter the directory", shown)
+    if not os.access(path, mode):
+        use = "write to" if mode & os.W_OK else "enter"
+        raise SpawnError(errno.EACCES, f"{name}: no permission to {use} the directory", shown)
 
 
 def explain(error: int, step: str, program: bytes) -> SpawnError:

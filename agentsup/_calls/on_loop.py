@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 import anyio
+import anyio.lowlevel
 
 from .._errors import attach_partial
 from .._values.result import Outcome, Result
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 async def start(call: Call) -> None:
     """Hand ``call`` to the keeper. It is closed if that fails or is cancelled."""
+    await anyio.lowlevel.checkpoint_if_cancelled()
     call.prepare()
     try:
         while not call.send():
@@ -61,7 +63,7 @@ async def drive(call: Call, *, to_the_end: bool = False) -> None:
 async def finish(call: Call, cause: BaseException) -> None:
     """End ``call`` because of ``cause``, whatever else happens, and leave its partial result there.
 
-    A cancellation that comes during that is delivered afterwards, unless ``cause`` is one.
+    A cancellation that comes during that is delivered afterwards.
     """
     call.stop(Outcome.STOPPED)
     late: BaseException | None = None
@@ -72,7 +74,9 @@ async def finish(call: Call, cause: BaseException) -> None:
             except anyio.get_cancelled_exc_class() as exc:
                 late = exc  # asyncio's own cancel() does not know of shields
     attach_partial(cause, call.result())
-    if late is not None and not isinstance(cause, anyio.get_cancelled_exc_class()):
+    if late is not None:
+        # Also if `cause` is a cancellation: that may be a scope's, which ends with the scope.
+        attach_partial(late, call.result())
         raise late
 
 

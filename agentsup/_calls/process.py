@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import os
 from typing import TYPE_CHECKING
@@ -16,7 +17,8 @@ from . import on_loop
 from .capture import Lines
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator
+    from typing import Self
 
     from .._values.escalation import SignalLike
     from .._values.result import Result
@@ -87,6 +89,8 @@ class InputStream(ByteSendStream):
 
     def __init__(self, call: Call) -> None:
         self._call = call
+        # Whoever waits in send() is woken, also where an escalation closes the pipe.
+        call.before_stdin_closes = lambda: anyio.notify_closing(call.stdin_fd)
 
     async def send(self, item: bytes) -> None:
         """Write all of ``item``.
@@ -109,9 +113,7 @@ class InputStream(ByteSendStream):
 
     async def aclose(self) -> None:
         """Close the pipe: the program reads the end of its input."""
-        if self._call.stdin_fd >= 0:
-            anyio.notify_closing(self._call.stdin_fd)
-            self._call.close_stdin()
+        self._call.close_stdin()
 
 
 class Process:
@@ -154,7 +156,8 @@ class Process:
             except BaseException as exc:
                 cause = exc  # past the task group, which would wrap it
             finally:
-                call.stop(Outcome.STOPPED)
+                if not call.rule.adopting:  # it then stays with the supervisor
+                    call.stop(Outcome.STOPPED)
                 await on_loop.wait_through(process._over)
         cause = process._failure or cause or call.error
         if cause is not None:
@@ -207,16 +210,31 @@ class Process:
         """Begin to end the tree by its escalation; :meth:`wait` says when that is done."""
         self._call.stop(Outcome.STOPPED)
 
-    async def lines(self) -> AsyncIterator[str]:
-        """The lines of its standard output, without their ends, as UTF-8 with U+FFFD for what is
-        not. A line of more than 64 KiB comes in pieces."""
-        lines: list[str] = []
-        splitter = Lines("stdout", lambda _, line: lines.append(line))
-        async for chunk in self.stdout:
-            splitter.feed(chunk)
-            for line in lines:
-                yield line
-            lines.clear()
-        splitter.close()
-        for line in lines:
-            yield line
+    def lines(self) -> LineIterator:
+        """The lines of its standard output, without their ends: ``async for line in …``.
+
+        UTF-8, with U+FFFD for what is not. A line of more than 64 KiB comes in pieces.
+        """
+        return LineIterator(self.stdout)
+
+
+class LineIterator:
+    """The lines of a stream. Not a generator: one that is left early would have to be closed."""
+
+    def __init__(self, stream: OutputStream) -> None:
+        self._stream = stream
+        self._ready: collections.deque[str] = collections.deque()
+        self._splitter = Lines("stdout", lambda _, line: self._ready.append(line))
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> str:
+        while not self._ready:
+            try:
+                self._splitter.feed(await self._stream.receive())
+            except anyio.EndOfStream:
+                self._splitter.close()
+                if not self._ready:
+                    raise StopAsyncIteration from None
+        return self._ready.popleft()

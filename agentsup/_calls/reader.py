@@ -24,8 +24,8 @@ _buffers: list[bytearray] = []
 class Reader:
     """The host's end of one output pipe.
 
-    It is read when epoll says that there is something, so the read does not wait: nobody else
-    reads from it.
+    It is read when epoll says that there is something. That may be gone by then: a tool can read
+    from its own output pipe (``/proc/self/fd/1``), so the descriptor must not block.
     """
 
     def __init__(self, fd: int, capture: Capture) -> None:
@@ -35,8 +35,9 @@ class Reader:
         self.sink: Callable[[memoryview], None] | None = None
         self._enlarged = False
 
-    def read(self) -> int:
-        """Take in what is there; return how many bytes that were, 0 at the end of the stream."""
+    def read(self) -> int | None:
+        """Take in what is there; return how many bytes that were, 0 at the end of the stream,
+        None if there is nothing."""
         buffer = _buffers.pop() if _buffers else bytearray(PIPE_SIZE)
         try:
             size = os.readv(self.fd, [buffer])
@@ -48,6 +49,8 @@ class Reader:
                 if size >= _DEFAULT_PIPE_SIZE and not self._enlarged:
                     self._enlarge()
             return size
+        except BlockingIOError:
+            return None
         finally:
             _buffers.append(buffer)
 

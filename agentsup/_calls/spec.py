@@ -10,7 +10,7 @@ import signal
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
-from attrs import frozen
+from attrs import define
 
 from .._errors import SpawnError, UnsupportedPlatform
 from .._rules.call import Terms
@@ -61,7 +61,7 @@ class CallOptions(TypedDict, total=False):
     name: str | None
 
 
-@frozen
+@define
 class Spec:
     """A call that can be started: encoded, looked up and free of contradictions."""
 
@@ -76,15 +76,15 @@ class Spec:
     name: str
 
 
+_OPTIONS = frozenset(CallOptions.__annotations__)
 _DEFAULT_OUTPUT = OutputPolicy()
 _DEFAULT_ESCALATION = Escalation(Step(signal.SIGTERM, 5.0))
 
 
 def make_spec(command: CommandLike, options: CallOptions) -> Spec:
     """Check everything; raise TypeError, ValueError or SpawnError, naming the argument."""
-    unknown = options.keys() - CallOptions.__annotations__.keys()
-    if unknown:
-        raise TypeError(f"unknown argument {min(unknown)!r}")
+    if not options.keys() <= _OPTIONS:
+        raise TypeError(f"unknown argument {min(options.keys() - _OPTIONS)!r}")
     return _make_spec(command, **options)
 
 
@@ -107,16 +107,17 @@ def _make_spec(
     argv = encode_argv(command)
     directory = b"."
     if cwd is not None:
-        directory = os.fsencode(cwd)
-        if b"\0" in directory:
-            raise ValueError(f"cwd holds a NUL byte: {cwd!r}")
+        directory = _encode_path("cwd", cwd)
         check_directory("cwd", directory)
-    variables = _environment(env, extend_env)
+    path, block = _environment(env, extend_env)
     if leftovers not in ("kill", "adopt"):
         raise ValueError(f"leftovers must be 'kill' or 'adopt', not {leftovers!r}")
     policy = _instance("output", output, OutputPolicy) or _DEFAULT_OUTPUT
     if policy.spill_dir is not None:
-        check_directory("output.spill_dir", os.fsencode(policy.spill_dir))
+        spill_dir = _encode_path("output.spill_dir", policy.spill_dir)
+        check_directory("output.spill_dir", spill_dir, os.X_OK | os.W_OK)
+    if name is not None and not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
+        raise TypeError(f"name must be a str, not {type(name).__name__}")
     _check_stdin(stdin)
     terms = Terms(
         escalation=_escalation(escalation, grace),
@@ -126,15 +127,15 @@ def _make_spec(
         adopt=leftovers == "adopt",
     )
     preparations = _preparations(_instance("limits", limits, Limits), user)
-    program = find_program(argv[0], variables.get(b"PATH"), directory)
+    program = find_program(argv[0], path, directory)
     for step in terms.escalation.steps:
         if isinstance(step.action, Command):
-            find_program(encode_argv(step.action)[0], variables.get(b"PATH"), directory)
+            find_program(encode_argv(step.action)[0], path, directory)
     return Spec(
         argv=argv,
         program=program,
         cwd=directory,
-        env=b"\0".join([key + b"=" + value for key, value in variables.items()]),
+        env=block,
         options=preparations,
         stdin=stdin,
         output=policy,
@@ -161,6 +162,20 @@ def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Sp
     )
 
 
+def _encode_path(name: str, path: str | bytes | os.PathLike[str]) -> bytes:
+    try:
+        encoded = os.fsencode(path)
+    except TypeError:
+        raise TypeError(
+            f"{name} must be a str, bytes or a path object, not {type(path).__name__}"
+        ) from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{name} cannot be encoded: {error}") from None
+    if b"\0" in encoded:
+        raise ValueError(f"{name} holds a NUL byte: {path!r}")
+    return encoded
+
+
 def _instance(name: str, value: Any, kind: type[Any]) -> Any:
     if value is not None and not isinstance(value, kind):
         raise TypeError(f"{name} must be an agentsup.{kind.__name__}, not {type(value).__name__}")
@@ -176,16 +191,37 @@ def _escalation(escalation: Escalation | None, grace: float) -> Escalation:
     return _DEFAULT_ESCALATION if wait == 5.0 else Escalation(Step(signal.SIGTERM, wait))
 
 
-def _environment(env: Environment | None, extend_env: Environment | None) -> dict[bytes, bytes]:
-    if env is None:
-        # The mapping below os.environb: its own items() encodes and checks each name again.
-        own: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
-        variables = dict(own)
-    else:
-        variables = _encode_environment("env", env)
+def _environment(
+    env: Environment | None, extend_env: Environment | None
+) -> tuple[bytes | None, bytes]:
+    """The child's PATH, and all of its environment as the keeper takes it."""
+    if env is None and extend_env is None:
+        return _own_environment()
+    variables = dict(os.environb) if env is None else _encode_environment("env", env)
     if extend_env is not None:
         variables.update(_encode_environment("extend_env", extend_env))
-    return variables
+    return variables.get(b"PATH"), _block(variables)
+
+
+_seen: tuple[dict[bytes, bytes], bytes | None, bytes] = ({}, None, b"")
+
+
+def _own_environment() -> tuple[bytes | None, bytes]:
+    """This process's own, encoded again only after it has changed."""
+    global _seen
+    # The mapping below os.environb: its own items() encodes and checks each name again.
+    own: Mapping[bytes, bytes] = getattr(os.environb, "_data", os.environb)
+    variables, path, block = _seen
+    if own != variables:
+        variables = dict(own)
+        variables.pop(b"", None)  # execve(2) takes it, posix_spawn(3) by way of Python does not
+        path, block = variables.get(b"PATH"), _block(variables)
+        _seen = variables, path, block
+    return path, block
+
+
+def _block(variables: Mapping[bytes, bytes]) -> bytes:
+    return b"\0".join([name + b"=" + value for name, value in variables.items()])
 
 
 def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
@@ -197,6 +233,8 @@ def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
             pair = os.fsencode(key), os.fsencode(value)
         except TypeError:
             raise TypeError(f"{name}[{key!r}] must be a str, not {value!r}") from None
+        except UnicodeEncodeError as error:
+            raise ValueError(f"{name}[{key!r}] cannot be encoded: {error}") from None
         if not pair[0] or b"=" in pair[0]:
             raise ValueError(f"{name}: {key!r} cannot be the name of a variable")
         if b"\0" in pair[0] + pair[1]:
@@ -208,12 +246,13 @@ def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
 def _check_stdin(stdin: Stdin) -> None:
     if stdin is None or isinstance(stdin, (bytes, bytearray, _Pipe)) or hasattr(stdin, "__aiter__"):
         return
-    if isinstance(stdin, str):
-        raise TypeError("stdin must be bytes, not str: encode it")
+    if isinstance(stdin, (str, bool)):
+        hint = ": encode it" if isinstance(stdin, str) else ""
+        raise TypeError(f"stdin must be bytes, not {type(stdin).__name__}{hint}")
     try:
         candidate: Any = stdin
         os.fstat(candidate if isinstance(candidate, int) else candidate.fileno())
-    except (AttributeError, io.UnsupportedOperation):
+    except (AttributeError, TypeError, io.UnsupportedOperation):
         raise TypeError(
             "stdin must be bytes, an open file, a descriptor, an async iterable of bytes, "
             f"agentsup.PIPE (for open) or None, not {type(stdin).__name__}"
@@ -238,8 +277,10 @@ def _limit_steps(limits: Limits, user: str | int | None) -> list[str]:
             raise UnsupportedPlatform(
                 f"limits.{name} needs the cgroup level, which this version does not have"
             )
-    if limits.processes is not None and user is None and os.geteuid() == 0:
-        raise ValueError("limits.processes does not bind root (setrlimit(2)): give user= too")
+    if limits.processes is not None and user in (None, 0, "root") and os.geteuid() == 0:
+        raise ValueError(
+            "limits.processes does not bind root (setrlimit(2)): give another user= too"
+        )
     cpu = None if limits.cpu_time is None else math.ceil(limits.cpu_time)
     wanted = [
         ("memory", resource.RLIMIT_AS, limits.memory, limits.memory),
@@ -266,7 +307,7 @@ def _user_steps(user: str | int) -> list[str]:
         raise TypeError(f"user must be a name or a number, not {user!r}")
     try:
         entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
-    except (KeyError, OverflowError):
+    except (KeyError, ValueError, OverflowError):
         raise ValueError(f"user: there is no user {user!r} on this system") from None
     if os.geteuid() != 0:
         if entry.pw_uid == os.geteuid():

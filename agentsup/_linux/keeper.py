@@ -10,16 +10,17 @@ Two kinds of socket, both ``SOCK_SEQPACKET``, so that a message is never split:
 socket    message             meaning
 ========  ==================  ====================================================================
 lifeline  OPEN + fd           host → keeper. The descriptor is the keeper's end of a new channel
+lifeline  REFUSED             keeper → host. A descriptor that came with OPEN found no room
 lifeline  (end of file)       the host is gone, however it died: kill everything, exit
 channel   SPAWN + fds         host → keeper. Start a program. fds: cwd, then one for each target
                               number; with LARGE, a memfd with the body last
 channel   SIGNAL number       host → keeper. Send it to every process of the call
 channel   KILL                host → keeper. SIGKILL the call's tree to a fixpoint, then KILLED
 channel   (end of file)       the host let go of the call: as KILL, and nobody to tell
-channel   STARTED pid + fd    keeper → host. It runs; the descriptor is its pidfd. At once with
-                              EAGER, else if it still runs after a while
+channel   STARTED pid index   keeper → host. It runs, as the spawn of this number; with it comes
+          + fd                its pidfd. At once with EAGER, else if it still runs after a while
 channel   FAILED errno step   keeper → host. It does not, and why. The last message of the call
-channel   EXITED pid status…  keeper → host. The main process is reaped: status, rusage, and
+channel   EXITED pid index …  keeper → host. The main process is reaped: status, rusage, and
                               whether others of its tree live on. If not, the last message
 channel   EMPTY               keeper → host. Those others ended by themselves. The last message
 channel   KILLED entries      keeper → host. The tree is gone; who had to be killed, who could not
@@ -73,15 +74,16 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-OPEN, SPAWN, SIGNAL, KILL = b"O", b"S", b"s", b"k"
+OPEN, SPAWN, SIGNAL, KILL, REFUSED = b"O", b"S", b"s", b"k", b"R"
 STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b"6"
 
 # op, flags, umask, then the lengths in bytes of argv, env and options, all NUL-separated.
 # The first of argv is the path to execute; the rest is what the program sees.
 SPAWN_HEADER = struct.Struct("=cBH3I")
-STARTED_BODY = struct.Struct("=cI")
+STARTED_BODY = struct.Struct("=cII")  # pid, number of the spawn
 FAILED_BODY = struct.Struct("=cI")  # and the step's name
-EXITED_BODY = struct.Struct("=cIiddQ?")  # pid, status, user s, system s, max RSS KiB, others live
+# pid, number of the spawn, wait status, user s, system s, max RSS in KiB, whether others live on
+EXITED_BODY = struct.Struct("=cIIiddQ?")
 KILLED_BODY = struct.Struct("=cI")  # how many had to be killed; entries for the first of them
 ENTRY = struct.Struct("=IBBH")  # pid, how it was found, gone, length of the argv that follows
 
@@ -101,6 +103,7 @@ WAVE_BOUND = 0.1  # seconds that one tree may keep the others waiting
 
 # 32 and 33 belong to the C library.
 ALL_SIGNALS = [n for n in range(1, 65) if n not in (32, 33)]
+STOPS = (signal.SIGSTOP, signal.SIGTSTP, signal.SIGTTIN, signal.SIGTTOU)
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")  # a second; the unit of start times in /proc/PID/stat
 
@@ -199,21 +202,35 @@ class Keeper:
     def on_lifeline(self) -> bool:
         try:
             data, fds, _ = receive(self.lifeline, self.buffer)
+        except BlockingIOError:
+            return True
         except OSError:
             return False
         if data == OPEN and len(fds) == 1:
             self.channels[fds[0]] = Channel(fds[0])
             self.epoll.register(fds[0], select.EPOLLIN)
+        elif data:
+            # There was no room for the descriptor. Its other end reads as ended now.
+            try:
+                self.lifeline.send(REFUSED, MSG_DONTWAIT | MSG_NOSIGNAL)
+            except OSError:
+                pass  # the host has not read the last ones either
         return bool(data)
 
     def on_channel(self, channel: Channel) -> None:
         try:
             data, fds, whole = receive(channel.socket, self.buffer)
+        except BlockingIOError:
+            return
         except OSError:
             data, fds, whole = b"", [], True
         call, kind = channel.call, data[:1]
         if not data:
             del self.channels[channel.socket.fileno()]
+            # A process that is just being executed still has a copy (vfork(2) returns before
+            # close-on-exec is done), so that it would not leave the epoll by being closed; and
+            # its number is soon another channel's.
+            self.epoll.unregister(channel.socket.fileno())
             channel.socket.close()
             if call is not None:
                 self.detach(call)
@@ -286,7 +303,7 @@ class Keeper:
             self.tell(call, FAILED_BODY.pack(FAILED, error.errno or EMFILE) + b"pidfd_open")
             self.detach(call)
             return self.start_killing(call)
-        self.tell(call, STARTED_BODY.pack(STARTED, call.pid), [pidfd])
+        self.tell(call, STARTED_BODY.pack(STARTED, call.pid, call.index), [pidfd])
         os.close(pidfd)
 
     def next_tag(self, index: int) -> int | None:
@@ -313,7 +330,7 @@ class Keeper:
         for call, status, usage in ended:
             live = call.killing or (not childless and self.has_members(call))
             used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
-            self.tell(call, EXITED_BODY.pack(EXITED, call.pid, status, *used, live))
+            self.tell(call, EXITED_BODY.pack(EXITED, call.pid, call.index, status, *used, live))
             if live:
                 self.waiting.add(call)
             else:
@@ -331,8 +348,9 @@ class Keeper:
         # All are found before the first is signalled: a parent's end would hide its children.
         for pid, _, parent in list(self.members(call)):
             send_signal(pid, number, parent)
-            # One that is stopped has to run to act on it, as in systemd.kill(5).
-            send_signal(pid, signal.SIGCONT, parent)
+            if number not in STOPS:
+                # One that is stopped has to run to act on it, as in systemd.kill(5).
+                send_signal(pid, signal.SIGCONT, parent)
 
     def start_killing(self, call: Call) -> None:
         if not call.killing:
@@ -611,8 +629,11 @@ def signal_descriptor(number: int) -> int:
 
 
 def receive(sock: socket, buffer: bytearray) -> tuple[bytes, list[int], bool]:
-    """One packet, its descriptors (close-on-exec from birth), and whether all of it came."""
-    size, ancillary, flags, _ = sock.recvmsg_into([buffer], FDS_SPACE, MSG_CMSG_CLOEXEC)
+    """One packet, its descriptors (close-on-exec from birth), and whether all of it came.
+
+    BlockingIOError if there is none."""
+    how = MSG_CMSG_CLOEXEC | MSG_DONTWAIT
+    size, ancillary, flags, _ = sock.recvmsg_into([buffer], FDS_SPACE, how)
     fds: list[int] = []
     for level, kind, rights in ancillary:
         if level == SOL_SOCKET and kind == SCM_RIGHTS:
@@ -674,7 +695,8 @@ def stat_fields(pid: int) -> list[bytes]:
 
 def is_zombie(pid: int) -> bool:
     fields = stat_fields(pid)
-    return not fields or fields[0] in (b"Z", b"X")
+    # The state is the first thread's: where that has ended, others may still run.
+    return not fields or (fields[0] in (b"Z", b"X") and int(fields[17]) <= 1)
 
 
 def start_time(pid: int) -> int:

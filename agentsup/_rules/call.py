@@ -146,6 +146,10 @@ class CallRule:
 
     # --- what happens -------------------------------------------------------------------------
 
+    def began(self, now: float) -> None:
+        """The request was sent; what was waited until now counts against nothing."""
+        self.started_at = self._last_output = now
+
     def spawned(self) -> None:
         """The program runs."""
         self._spawned = True
@@ -175,8 +179,6 @@ class CallRule:
 
     def killed(self, now: float) -> None:
         """The tree was killed."""
-        if self.ended_at is None:
-            self.ended_at = now
         self._drain(now)
 
     def drained(self, now: float) -> None:
@@ -262,6 +264,8 @@ class CallRule:
             self._kill(now)
 
     def _drain(self, now: float) -> None:
+        if self.ended_at is None:
+            self.ended_at = now
         if self._drained:
             self._enter(State.FINISHED, None)
         elif self.state is not State.DRAINING and not self.finished:

@@ -5,18 +5,21 @@ from __future__ import annotations
 import collections
 import contextlib
 import os
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
 from .._calls import blocking
-from .._calls.call import Call
 from .._calls.spec import PIPE, make_spec
 from .._errors import SupervisorClosed
 from .._platform import require_linux
 from .._values.number import whole
 from .._values.result import Containment
 from .containment import check_containment
+
+if sys.platform == "linux":  # elsewhere this can be imported, and require_linux() says the rest
+    from .._calls.call import Call
 
 if TYPE_CHECKING:
     from collections.abc import Generator

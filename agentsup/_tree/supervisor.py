@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
+import sys
 from typing import TYPE_CHECKING, Literal, Self
 
 import anyio
 from attrs import field, frozen
 
 from .._calls import on_loop
-from .._calls.call import Call
 from .._calls.process import Process
 from .._calls.spec import PIPE, make_spec
 from .._errors import SupervisorClosed
@@ -17,6 +18,9 @@ from .._platform import require_linux
 from .._values.number import whole
 from .._values.result import Containment, Outcome
 from .containment import check_containment
+
+if sys.platform == "linux":  # elsewhere this can be imported, and require_linux() says the rest
+    from .._calls.call import Call
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterable
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
 
     from .._calls.spec import CallOptions, Spec
     from .._values.command import CommandLike
-    from .._values.result import Result
+    from .._values.result import Leftover, Result
 
 
 @frozen
@@ -37,9 +41,11 @@ class Node:
     name: str
     #: ``"call"``, or ``"adopted"`` for what a call left running with ``leftovers="adopt"``.
     kind: Literal["call", "adopted"]
-    #: The main process; of an adopted one it has ended.
+    #: The main process; where something was adopted, it has ended.
     pid: int | None
     argv: tuple[str, ...]
+    #: What was adopted and runs now.
+    adopted: tuple[Leftover, ...]
     _call: Call = field(repr=False, alias="call")
 
     def stop(self) -> None:
@@ -94,11 +100,17 @@ class Supervisor:
         self._open = False
         for call in list(self._calls):
             call.stop(Outcome.STOPPED)
+        late: BaseException | None = None
         with anyio.CancelScope(shield=True):
             for event in list(self._calls.values()):
-                await on_loop.wait_through(event)
+                try:
+                    await on_loop.wait_through(event)
+                except anyio.get_cancelled_exc_class() as exc:
+                    late = exc
         # Not given to the task group, which would wrap what the block itself has raised.
         await self._tasks.__aexit__(None, None, None)
+        if late is not None:
+            raise late
         return None
 
     async def run(
@@ -191,6 +203,7 @@ class Supervisor:
                 kind="adopted" if call.rule.adopting else "call",
                 pid=call.pid,
                 argv=tuple(word.decode("utf-8", "replace") for word in call.spec.argv),
+                adopted=call.adopted(),
                 call=call,
             )
             for call in self._calls
@@ -281,7 +294,12 @@ async def _wait_fed(process: Process, source: AsyncIterable[bytes]) -> Result:
 
 async def _feed(process: Process, source: AsyncIterable[bytes]) -> None:
     assert process.stdin
-    with contextlib.suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):
+    try:
         async for chunk in source:
             await process.stdin.send(chunk)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass
+    finally:
+        if inspect.isasyncgen(source):
+            await source.aclose()  # nobody else can, and it may be in the middle
     await process.stdin.aclose()

@@ -6,9 +6,21 @@ import os
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from attrs import frozen
+from attrs import field, frozen
 
 Word: TypeAlias = "str | bytes | os.PathLike[str] | os.PathLike[bytes]"
+
+
+def _words(command: Sequence[Word]) -> tuple[Word, ...]:
+    if isinstance(command, (str, bytes)):
+        raise TypeError(
+            f"command must be a sequence of words, not {type(command).__name__}; "
+            "for a shell command line use agentsup.shell(…)"
+        )
+    try:
+        return tuple(command)
+    except TypeError:
+        raise TypeError(f"command must be a sequence of words, not {command!r}") from None
 
 
 @frozen
@@ -19,7 +31,7 @@ class Command:
         child's environment unless it holds a slash.
     """
 
-    argv: tuple[Word, ...]
+    argv: tuple[Word, ...] = field(converter=_words)
 
     def __str__(self) -> str:
         import shlex
@@ -43,18 +55,15 @@ def shell(script: str, *, executable: str = "/bin/sh") -> Command:
 
 def encode_argv(command: CommandLike) -> list[bytes]:
     """The words as bytes, or one error that names the argument."""
-    if isinstance(command, (str, bytes)):
-        raise TypeError(
-            f"command must be a sequence of words, not {type(command).__name__}; "
-            "for a shell command line use agentsup.shell(…)"
-        )
-    words = command.argv if isinstance(command, Command) else command
+    words = command.argv if isinstance(command, Command) else _words(command)
     try:
         argv = [word if type(word) is bytes else os.fsencode(word) for word in words]
     except TypeError:
         raise TypeError(
             f"command must be a sequence of str, bytes or path objects, not {command!r}"
         ) from None
+    except UnicodeEncodeError as error:
+        raise ValueError(f"command cannot be encoded: {error}") from None
     if not argv:
         raise ValueError("command is empty: it needs at least the program to run")
     if not argv[0]:

@@ -26,6 +26,8 @@ SignalLike: TypeAlias = "signals.Signals | int | str"
 
 def to_signal(name: str, value: SignalLike) -> signals.Signals:
     """A signal from its number or its name, with or without ``SIG``."""
+    if isinstance(value, bool):
+        raise TypeError(f"{name} must be a signal, not {value!r}")
     try:
         if isinstance(value, str):
             upper = value.upper()
@@ -43,8 +45,9 @@ def _to_action(value: Action | SignalLike | CommandLike) -> Action:
         return value
     if isinstance(value, (str, int)):
         return to_signal("Step.action", value)
-    encode_argv(cast("Sequence[bytes]", value))  # for its errors
-    return Command(tuple(value))
+    command = Command(cast("Sequence[bytes]", value))
+    encode_argv(command)  # for its errors
+    return command
 
 
 def _to_wait(value: float) -> float:

@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import math
+
 from attrs import Attribute, field, frozen
 
 from .number import seconds, whole
 
+_MOST = 2**63 - 2  # of setrlimit(2) as Python has it; one more has to be left for the hard limit
 
-def _whole(unit: str, least: int = 1) -> int | None:
+
+def _whole(unit: str, least: int = 1, most: int = _MOST) -> int | None:
     def check(_: Limits, attribute: Attribute[int | None], value: int | None) -> None:
-        whole(f"Limits.{attribute.name}", value, unit, least=least)
+        whole(f"Limits.{attribute.name}", value, unit, least=least, most=most)
 
     return field(default=None, kw_only=True, validator=check)
 
 
 def _positive(unit: str) -> float | None:
     def check(_: Limits, attribute: Attribute[float | None], value: float | None) -> None:
-        seconds(f"Limits.{attribute.name} ({unit})", value, zero=False)
+        name = f"Limits.{attribute.name}"
+        if (seconds(name, value, zero=False, unit=unit) or 0.0) > _MOST:
+            raise ValueError(f"{name} is too large: {value!r} {unit}")
 
-    return field(default=None, kw_only=True, validator=check)
+    return field(default=None, kw_only=True, converter=_finite, validator=check)
+
+
+def _finite(value: float | None) -> float | None:
+    return None if value == math.inf else value
 
 
 @frozen
@@ -44,4 +54,4 @@ class Limits:
     open_files: int | None = _whole("files", least=3)
     file_size: int | None = _whole("bytes", least=0)
     cpu_quota: float | None = _positive("CPUs")
-    io_weight: int | None = _whole("weight")
+    io_weight: int | None = _whole("shares", most=10_000)

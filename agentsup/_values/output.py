@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from attrs import Attribute, field, frozen
 
@@ -23,6 +23,25 @@ def _bytes(default: int | None) -> int:
     return field(default=default, kw_only=True, validator=check)  # type: ignore[return-value]
 
 
+def _must(be: str, check: Callable[[Any], bool]) -> Callable[..., None]:
+    def validate(_: OutputPolicy, attribute: Attribute[Any], value: Any) -> None:
+        if not check(value):
+            raise TypeError(f"OutputPolicy.{attribute.name} must be {be}, not {value!r}")
+
+    return validate
+
+
+_is_path = _must(
+    "a str or a path object",
+    lambda value: (
+        value is None
+        or (isinstance(value, (str, os.PathLike)) and isinstance(os.fspath(value), str))
+    ),
+)
+_is_bool = _must("a bool", lambda value: isinstance(value, bool))
+_is_callable = _must("callable", lambda value: value is None or callable(value))
+
+
 @frozen
 class OutputPolicy:
     """How output is kept: the first and the last of it, in memory whose size does not depend on
@@ -37,15 +56,16 @@ class OutputPolicy:
     :param merge_stderr: send stderr into stdout, in true order; ``result.stderr`` is then empty.
     :param on_line: called in the event loop with (``"stdout"`` or ``"stderr"``, the line without
         its end) for every line. Must not block. What it raises ends the call and goes on to the
-        caller. A line of more than 64 KiB comes in pieces of that size.
+        caller; it is not called again then. A line of more than 64 KiB comes in pieces of that
+        size, or up to three bytes less, so that no character is cut.
     """
 
     head: int = _bytes(64 * 1024)
     tail: int = _bytes(64 * 1024)
-    spill_dir: str | os.PathLike[str] | None = field(default=None, kw_only=True)
+    spill_dir: str | os.PathLike[str] | None = field(default=None, kw_only=True, validator=_is_path)
     limit: int | None = _bytes(None)
-    merge_stderr: bool = field(default=False, kw_only=True)
-    on_line: OnLine | None = field(default=None, kw_only=True)
+    merge_stderr: bool = field(default=False, kw_only=True, validator=_is_bool)
+    on_line: OnLine | None = field(default=None, kw_only=True, validator=_is_callable)
 
 
 @frozen
@@ -82,18 +102,21 @@ class Output:
         return decode_before_cut(self.head) + gap + decode_after_cut(self.tail)
 
 
-def decode_before_cut(data: bytes) -> str:
-    """Decode bytes whose end may be the first part of a character."""
+def whole_characters(data: bytes) -> bytes:
+    """``data`` without the first part of a character at its end."""
     for back in range(1, min(4, len(data)) + 1):
         byte = data[-back]
         if byte >= 0xC0:  # a leading byte: does all of its character stand before the cut?
             length = 2 if byte < 0xE0 else 3 if byte < 0xF0 else 4
-            if back < length:
-                data = data[:-back]
-            break
+            return data[:-back] if back < length else data
         if byte < 0x80:
             break
-    return data.decode("utf-8", "replace")
+    return data
+
+
+def decode_before_cut(data: bytes) -> str:
+    """Decode bytes whose end may be the first part of a character."""
+    return whole_characters(data).decode("utf-8", "replace")
 
 
 def decode_after_cut(data: bytes) -> str:

@@ -33,7 +33,9 @@ def for_model(result: Result, max_chars: int) -> str:
 def _left_behind(result: Result) -> str:
     if not result.leftover_count:
         return ""
-    return f"; {result.leftover_count} processes it had left running were killed"
+    if result.leftover_count == 1:
+        return "; one other process of it had to be killed"
+    return f"; {result.leftover_count} other processes of it had to be killed"
 
 
 def _line(text: str) -> str:
@@ -51,13 +53,15 @@ def _shorten(text: str, room: int) -> str:
 
 
 def to_dict(result: Result) -> dict[str, Any]:
+    from .result import signal_name
+
     return {
         "argv": list(result.argv),
         "name": result.name,
         "outcome": result.outcome.name,
         "ok": result.ok,
         "exit_code": result.exit_code,
-        "signal": result.signal.name if result.signal else None,
+        "signal": signal_name(result.signal) if result.signal else None,
         "reason": result.reason,
         "stdout": _output(result.stdout),
         "stderr": _output(result.stderr),

@@ -89,8 +89,8 @@ class Result:
     outcome: Outcome
     #: The exit status, or None if it did not exit by itself.
     exit_code: int | None
-    #: The signal that ended the main process, or None.
-    signal: signals.Signals | None
+    #: The signal that ended the main process, or None. A number where Python has no name for it.
+    signal: signals.Signals | int | None
     stdout: Output
     stderr: Output
     #: Seconds from the request to the end of the main process.
@@ -127,11 +127,12 @@ class Result:
         if self.outcome is Outcome.EXITED:
             return f"exited with status {self.exit_code}"
         if self.outcome is Outcome.SIGNALED:
-            return f"killed by {_signal_name(self.signal)}"
-        after = f"{self.outcome.value} after {self.duration:.1f} s"
+            return f"killed by {signal_name(self.signal)}"
+        stopped_at = self.escalation[0].at if self.escalation else self.duration
+        after = f"{self.outcome.value} after {stopped_at:.1f} s"
         if self.exit_code is not None:
             return f"{after}, then exited with status {self.exit_code}"
-        return f"{after}, ended by {_signal_name(self.signal)}" if self.signal else after
+        return f"{after}, ended by {signal_name(self.signal)}" if self.signal else after
 
     def for_model(self, max_chars: int = 8000) -> str:
         """Text for a language model: the output, shortened in the middle, and how it ended.
@@ -149,5 +150,7 @@ class Result:
         return to_dict(self)
 
 
-def _signal_name(signal: signals.Signals | None) -> str:
-    return signal.name if signal else "a signal"
+def signal_name(signal: signals.Signals | int | None) -> str:
+    if signal is None:
+        return "a signal"
+    return signal.name if isinstance(signal, signals.Signals) else f"signal {signal}"

@@ -1,0 +1,446 @@
+"""The rule of one call: its table row by row, then any order of events at all."""
+
+from __future__ import annotations
+
+import copy
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from agentsup._calls.call import Call
+from agentsup._calls.spec import make_spec
+from agentsup._rules.call import (
+    DRAIN_TIME,
+    KILL_BOUND,
+    START_BOUND,
+    Action,
+    CallRule,
+    Do,
+    RunCommand,
+    SendSignal,
+    State,
+    Terms,
+)
+from agentsup._values.command import Command
+from agentsup._values.escalation import CLOSE_STDIN, Escalation, Step
+from agentsup._values.result import Outcome
+
+INT, TERM = SendSignal(signal.SIGINT), SendSignal(signal.SIGTERM)
+TWO_STEPS = Escalation(Step("INT", 2.0), Step("TERM", 3.0))
+
+Event = Callable[[CallRule], object]
+RUNNING: tuple[Event, ...] = (lambda r: r.spawned(),)
+LINGERING: tuple[Event, ...] = (*RUNNING, lambda r: r.exited(1.0, True))
+ADOPTED: tuple[Event, ...] = (*LINGERING, lambda r: r.tick(1.0 + DRAIN_TIME))
+STOPPING: tuple[Event, ...] = (*RUNNING, lambda r: r.stop(1.0, Outcome.STOPPED), lambda r: r.take())
+KILLING: tuple[Event, ...] = (*STOPPING, lambda r: r.tick(3.0), lambda r: r.tick(6.0))
+KILLING_TAKEN: tuple[Event, ...] = (*KILLING, lambda r: r.take())
+DRAINING: tuple[Event, ...] = (*RUNNING, lambda r: r.exited(1.0, False))
+
+
+def the_rule(*, adopt: bool = False, **terms: float) -> CallRule:
+    return CallRule(Terms(TWO_STEPS, adopt=adopt, **terms), 0.0)  # type: ignore[arg-type]
+
+
+def after(events: tuple[Event, ...], call: CallRule | None = None) -> CallRule:
+    call = call or the_rule()
+    for event in events:
+        event(call)
+    return call
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "state", "actions", "until"),
+    [
+        pytest.param(RUNNING, lambda r: r.exited(1.0, False), State.DRAINING, [], 1.2, id="exit"),
+        pytest.param(
+            RUNNING, lambda r: r.exited(1.0, True), State.LINGERING, [], 1.2, id="exit, others live"
+        ),
+        pytest.param(
+            RUNNING, lambda r: r.stop(1.0, Outcome.STOPPED), State.STOPPING, [INT], 3.0, id="stop"
+        ),
+        pytest.param(
+            LINGERING, lambda r: r.drained(1.1), State.KILLING, [Do.KILL], 11.1, id="drained"
+        ),
+        pytest.param(
+            LINGERING, lambda r: r.tick(1.2), State.KILLING, [Do.KILL], 11.2, id="drain time"
+        ),
+        pytest.param(LINGERING, lambda r: r.empty(1.1), State.DRAINING, [], 1.3, id="empty"),
+        pytest.param(
+            LINGERING,
+            lambda r: r.stop(1.1, Outcome.STOPPED),
+            State.KILLING,
+            [Do.KILL],
+            11.1,
+            id="what lingers is not asked",
+        ),
+        pytest.param(STOPPING, lambda r: r.tick(2.9), State.STOPPING, [], 3.0, id="not yet"),
+        pytest.param(STOPPING, lambda r: r.tick(3.0), State.STOPPING, [TERM], 6.0, id="next step"),
+        pytest.param(
+            (*STOPPING, lambda r: r.tick(3.0), lambda r: r.take()),
+            lambda r: r.tick(6.0),
+            State.KILLING,
+            [Do.KILL],
+            16.0,
+            id="after the last step",
+        ),
+        pytest.param(
+            STOPPING,
+            lambda r: r.exited(2.0, True),
+            State.STOPPING,
+            [],
+            3.0,
+            id="the grace is for all",
+        ),
+        pytest.param(
+            STOPPING, lambda r: r.exited(2.0, False), State.DRAINING, [], 2.2, id="stopped, gone"
+        ),
+        pytest.param(
+            (*STOPPING, lambda r: r.exited(2.0, True)),
+            lambda r: r.empty(2.5),
+            State.DRAINING,
+            [],
+            2.7,
+            id="stopped, all gone",
+        ),
+        pytest.param(KILLING_TAKEN, lambda r: r.killed(7.0), State.DRAINING, [], 7.2, id="killed"),
+        pytest.param(
+            KILLING_TAKEN, lambda r: r.exited(7.0, True), State.KILLING, [], 16.0, id="main killed"
+        ),
+        pytest.param(
+            KILLING_TAKEN, lambda r: r.exited(7.0, False), State.DRAINING, [], 7.2, id="gone anyway"
+        ),
+        pytest.param(
+            KILLING_TAKEN, lambda r: r.tick(16.0), State.FINISHED, [Do.LOSE], None, id="no answer"
+        ),
+        pytest.param(DRAINING, lambda r: r.drained(1.1), State.FINISHED, [], None, id="ends"),
+        pytest.param(DRAINING, lambda r: r.tick(1.2), State.FINISHED, [], None, id="drain is over"),
+    ],
+)
+def test_each_row_of_the_table(
+    before: tuple[Event, ...],
+    event: Event,
+    state: State,
+    actions: list[Action],
+    until: float | None,
+) -> None:
+    call = after(before)
+    event(call)
+    assert (call.state, call.take()) == (state, actions)
+    assert call.deadline == pytest.approx(until)
+
+
+@pytest.mark.parametrize(
+    ("terms", "event", "outcome"),
+    [
+        ({"timeout": 4.0}, lambda r: r.tick(4.0), Outcome.TIMED_OUT),
+        ({"idle_timeout": 4.0}, lambda r: r.tick(4.0), Outcome.IDLE),
+        ({"timeout": 4.0, "idle_timeout": 4.0}, lambda r: r.tick(4.0), Outcome.TIMED_OUT),
+        ({"timeout": 9.0, "idle_timeout": 4.0}, lambda r: r.tick(20.0), Outcome.TIMED_OUT),
+        ({"output_limit": 9}, lambda r: r.output(4.0, 10), Outcome.OUTPUT_LIMIT),
+        ({"output_limit": 0}, lambda r: r.output(4.0, 1), Outcome.OUTPUT_LIMIT),
+    ],
+)
+def test_a_bound_that_is_passed_is_the_outcome(
+    terms: dict[str, float], event: Event, outcome: Outcome
+) -> None:
+    call = after((*RUNNING, event), the_rule(**terms))
+    assert (call.outcome, call.state, call.take()) == (outcome, State.STOPPING, [INT])
+
+
+@pytest.mark.parametrize(
+    ("terms", "event"),
+    [
+        ({"timeout": 4.0}, lambda r: r.tick(3.9)),
+        ({"output_limit": 9}, lambda r: r.output(4.0, 9)),
+        ({"idle_timeout": 4.0}, lambda r: (r.output(3.0, 1), r.tick(6.9))),
+    ],
+)
+def test_a_bound_that_is_not_passed_does_nothing(terms: dict[str, float], event: Event) -> None:
+    call = after((*RUNNING, event), the_rule(**terms))
+    assert (call.outcome, call.state, call.take()) == (None, State.RUNNING, [])
+
+
+def test_time_before_the_request_was_sent_counts_against_nothing() -> None:
+    call = the_rule(timeout=4.0, idle_timeout=3.0)
+    call.began(100.0)
+    assert call.deadline == 103.0
+
+
+def test_a_keeper_that_does_not_start_the_program_in_time_is_lost() -> None:
+    call = the_rule()
+    assert call.deadline == START_BOUND
+    call.tick(START_BOUND)
+    assert (call.state, call.take(), call.ended_at) == (State.FINISHED, [Do.LOSE], START_BOUND)
+
+
+def test_a_started_program_without_bounds_is_waited_for_without_end() -> None:
+    call = after(RUNNING)
+    call.tick(1e9)
+    assert (call.deadline, call.state) == (None, State.RUNNING)
+
+
+def test_output_streams_that_ended_early_leave_nothing_to_drain() -> None:
+    gone = after((*RUNNING, lambda r: r.drained(0.5), lambda r: r.exited(1.0, False)))
+    others_live = after((*RUNNING, lambda r: r.drained(0.5), lambda r: r.exited(1.0, True)))
+    assert (gone.state, others_live.state) == (State.FINISHED, State.KILLING)
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "outcome"),
+    [
+        (RUNNING, lambda r: r.exited(1.0, False), None),
+        (LINGERING, lambda r: r.stop(1.1, Outcome.STOPPED), None),
+        (DRAINING, lambda r: r.stop(1.1, Outcome.STOPPED), None),
+        (STOPPING, lambda r: r.stop(2.0, Outcome.TIMED_OUT), Outcome.STOPPED),
+        (STOPPING, lambda r: r.output(2.0, 10**9), Outcome.STOPPED),
+        (KILLING, lambda r: r.stop(7.0, Outcome.TIMED_OUT), Outcome.STOPPED),
+    ],
+)
+def test_the_first_cause_is_the_outcome(
+    before: tuple[Event, ...], event: Event, outcome: Outcome | None
+) -> None:
+    call = after((*before, event), the_rule(output_limit=100))
+    assert call.outcome is outcome
+
+
+def test_every_step_is_carried_out_and_noted_with_its_time() -> None:
+    script = Command(("stop-it", "now"))
+    escalation = Escalation(Step(CLOSE_STDIN, 1.0), Step(script, 2.0), Step("TERM", 0.0))
+    call = CallRule(Terms(escalation), 10.0)
+    call.stop(11.0, Outcome.STOPPED)
+    call.tick(12.0)
+    call.tick(14.0)
+    assert call.take() == [Do.CLOSE_STDIN, RunCommand(script, 2.0), TERM, Do.KILL]
+    assert [(step.action, step.at) for step in call.taken] == [
+        ("close stdin", 1.0),
+        ("run stop-it now", 2.0),
+        ("SIGTERM", 4.0),
+        ("SIGKILL", 4.0),
+    ]
+
+
+def test_a_host_that_looks_late_takes_note_of_the_end_before_the_time() -> None:
+    """Its loop was busy beyond the timeout; the program had ended long before that."""
+    call = Call(make_spec(["sleep", "0.05"], {"timeout": 0.15}))
+    call.prepare()
+    try:
+        assert call.send()
+        time.sleep(0.2)  # both STARTED and EXITED are waiting by now
+        while not call.result_ready:
+            call.step(None)
+        assert call.result().ok
+    finally:
+        call.close()
+
+
+class TestAdoption:
+    def test_the_result_is_ready_and_what_was_left_runs_on(self) -> None:
+        call = after(ADOPTED, the_rule(adopt=True))
+        assert (call.state, call.take(), call.deadline) == (State.ADOPTED, [], None)
+        assert call.result_ready
+        assert call.adopting
+        assert not call.finished
+
+    def test_what_was_left_may_end_by_itself(self) -> None:
+        call = after((*ADOPTED, lambda r: r.empty(9.0)), the_rule(adopt=True))
+        assert (call.state, call.take()) == (State.DRAINING, [])
+        call.drained(9.1)
+        assert call.finished
+        assert not call.adopting
+
+    def test_stopped_it_is_asked_first_and_the_outcome_stays(self) -> None:
+        call = after((*ADOPTED, lambda r: r.stop(9.0, Outcome.STOPPED)), the_rule(adopt=True))
+        assert (call.state, call.take(), call.outcome) == (State.STOPPING, [INT], None)
+        assert call.result_ready
+
+    @pytest.mark.parametrize("events", [STOPPING, DRAINING, RUNNING])
+    def test_only_what_lingers_is_adopted(self, events: tuple[Event, ...]) -> None:
+        assert not after(events, the_rule(adopt=True)).result_ready
+
+    def test_the_timeout_does_not_bind_what_was_adopted(self) -> None:
+        call = after(ADOPTED, the_rule(adopt=True, timeout=5.0))
+        call.tick(100.0)
+        assert (call.state, call.outcome) == (State.ADOPTED, None)
+
+
+ACTIONS = st.sampled_from(["INT", "TERM", "HUP", CLOSE_STDIN, Command(("stop",))])
+WAITS = st.sampled_from([0.0, 0.5, 3.0])
+TERMS = st.builds(
+    Terms,
+    escalation=st.lists(st.builds(Step, ACTIONS, WAITS), max_size=4).map(
+        lambda steps: Escalation(*steps)
+    ),
+    timeout=st.none() | st.sampled_from([0.1, 2.0, 70.0]),
+    idle_timeout=st.none() | st.sampled_from([0.1, 2.0]),
+    output_limit=st.none() | st.sampled_from([0, 50]),
+    adopt=st.booleans(),
+)
+
+
+def as_action(step: Step) -> Action:
+    if step.action is CLOSE_STDIN:
+        return Do.CLOSE_STDIN
+    if isinstance(step.action, Command):
+        return RunCommand(step.action, step.wait)
+    assert isinstance(step.action, signal.Signals)
+    return SendSignal(step.action)
+
+
+def bound(terms: Terms) -> float:
+    """From a stop to the end, if nobody answers to anything."""
+    return sum(step.wait for step in terms.escalation.steps) + KILL_BOUND + DRAIN_TIME
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Events in any order, sensible or not; each at the present time, which only advances."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.call = CallRule(Terms(Escalation()), 0.0)
+        self.now = 0.0
+        self.total = 0
+        self.acted: list[tuple[float, Action]] = []
+        self.was_ready = False
+        self.was_finished = False
+        self.outcome: Outcome | None = None
+        self.ended_before_a_stop = False
+
+    def collect(self) -> None:
+        actions = self.call.take()
+        if self.was_finished:
+            assert actions == [], "nothing is to be done for what is over"
+        self.acted += [(self.now, action) for action in actions]
+        assert self.call.take() == [], "each action is handed out once"
+
+    @initialize(terms=TERMS, start=st.sampled_from([0.0, 1000.0]))
+    def begin(self, terms: Terms, start: float) -> None:
+        self.call = CallRule(terms, start)
+        self.now = start
+
+    @rule(by=st.sampled_from([0.0, 0.05, 0.2, 1.0, 3.0, 100.0]))
+    def time_passes(self, by: float) -> None:
+        self.now += by
+        self.call.tick(self.now)
+        self.collect()
+        due = self.call.deadline
+        assert due is None or due > self.now, "tick() does all that is due"
+
+    @rule()
+    def time_passes_until_the_deadline(self) -> None:
+        if (due := self.call.deadline) is not None:
+            self.time_passes(max(0.0, due - self.now))
+
+    @rule()
+    def spawned(self) -> None:
+        self.call.spawned()
+        self.collect()
+
+    @rule(size=st.sampled_from([1, 60]))
+    def output(self, size: int) -> None:
+        self.total += size
+        self.call.output(self.now, self.total)
+        self.collect()
+
+    @rule(live=st.booleans())
+    def exited(self, live: bool) -> None:
+        if self.call.outcome is None:
+            self.ended_before_a_stop = True
+        self.call.exited(self.now, live)
+        self.collect()
+
+    @rule()
+    def empty(self) -> None:
+        self.call.empty(self.now)
+        self.collect()
+
+    @rule()
+    def killed(self) -> None:
+        self.call.killed(self.now)
+        self.collect()
+
+    @rule()
+    def drained(self) -> None:
+        self.call.drained(self.now)
+        self.collect()
+
+    @rule(outcome=st.sampled_from([Outcome.STOPPED, Outcome.HEARTBEAT_LOST]))
+    def stop(self, outcome: Outcome) -> None:
+        self.call.stop(self.now, outcome)
+        self.collect()
+
+    @rule()
+    def lost(self) -> None:
+        self.call.lost(self.now)
+        self.collect()
+
+    @invariant()
+    def it_never_takes_anything_back(self) -> None:
+        call = self.call
+        if self.was_finished:
+            assert call.finished
+        if self.was_ready:
+            assert call.result_ready
+        if self.outcome is not None:
+            assert call.outcome is self.outcome
+        if self.ended_before_a_stop:
+            assert call.outcome is None
+        self.was_ready, self.was_finished = call.result_ready, call.finished
+        self.outcome = call.outcome
+
+    @invariant()
+    def its_views_agree(self) -> None:
+        call = self.call
+        assert call.adopting == (call.result_ready and not call.finished)
+        if call.finished:
+            assert call.deadline is None
+            assert call.ended_at is not None
+        if call.adopting:
+            assert call.terms.adopt
+        assert len(call.taken) == len([a for _, a in self.acted if a is not Do.LOSE])
+
+    @invariant()
+    def the_steps_are_taken_in_order_and_in_time(self) -> None:
+        kinds = [action for _, action in self.acted]
+        assert kinds.count(Do.KILL) <= 1
+        assert kinds.count(Do.LOSE) <= 1
+        steps = self.call.terms.escalation.steps
+        asked = [(at, action) for at, action in self.acted if action not in (Do.KILL, Do.LOSE)]
+        assert [action for _, action in asked] == [as_action(s) for s in steps[: len(asked)]]
+        for index, (at, _) in enumerate(asked[1:]):
+            assert at >= asked[index][0] + steps[index].wait - 1e-6
+        if Do.KILL in kinds:
+            assert kinds.index(Do.KILL) == len(asked), "nobody is asked who is being killed"
+        if Do.LOSE in kinds:
+            assert kinds[-1] is Do.LOSE
+
+    @invariant()
+    def it_ends_in_time_though_nobody_answers(self) -> None:
+        """On a copy: stopped now, and then only time passes."""
+        call = copy.deepcopy(self.call)
+        call.stop(self.now, Outcome.STOPPED)
+        now = self.now
+        while (due := call.deadline) is not None:
+            now = max(now, due)
+            call.tick(now)
+        assert call.finished
+        assert now <= self.now + bound(call.terms) + 1e-6
+
+
+TestAnyOrder = AnyOrder.TestCase
+
+
+@given(terms=TERMS)
+def test_a_call_with_a_bound_ends_though_the_keeper_is_silent_from_the_start(terms: Terms) -> None:
+    call = CallRule(terms, 0.0)
+    now = 0.0
+    while (due := call.deadline) is not None:
+        call.tick(now := max(now, due))
+    assert call.finished
+    limits = [x for x in (terms.timeout, terms.idle_timeout, START_BOUND) if x is not None]
+    assert now <= min(limits) + bound(terms) + 1e-6
