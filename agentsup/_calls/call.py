@@ -219,6 +219,7 @@ class Call:
                 self._on_channel()
             elif handler := self._handlers.get(fd):
                 handler()
+            self._act()
         if self._pre_stop:
             self._step_pre_stop()  # for its deadline
         self.rule.tick(time.monotonic())
@@ -336,7 +337,9 @@ class Call:
             _, number = wire.FAILED_BODY.unpack_from(data)
             step = data[wire.FAILED_BODY.size :].decode()
             self._over = True
-            self._fail(now, explain(number, step, self.spec.program))
+            if number == errno.EMFILE and self._keeper:
+                lifeline.shed(self._keeper)
+            self._fail(now, explain(number, step, self.spec.program, self.spec.cwd))
         elif kind == wire.BROKEN:
             self._lose(f"the keeper has failed:\n{data[1:].decode('utf-8', 'replace')}")
         if self._over and not self.readers:
@@ -350,6 +353,7 @@ class Call:
             self._lose("the keeper has died; what it had started was killed")
         else:
             # The keeper's end of the channel did not arrive.
+            lifeline.shed(self._keeper)
             message = "the keeper has no file descriptors left (see RLIMIT_NOFILE)"
             self._fail(time.monotonic(), SpawnError(errno.EMFILE, message))
         self.on_change()
@@ -443,11 +447,10 @@ class Call:
                 outcome = self._own_outcome(number)
         out = self._captures["stdout"].output()
         err = self._captures["stderr"].output() if "stderr" in self._captures else type(out)()
-        leftovers = self._leftovers or self.adopted()
         ended = self.rule.ended_at or time.monotonic()
         steps = sorted([*self.rule.taken, *self._extra_steps], key=lambda step: step.at)
         return Result(
-            argv=tuple(os.fsdecode(word) for word in self.spec.argv),
+            argv=tuple(_text(word) for word in self.spec.argv),
             name=self.spec.name,
             outcome=outcome,
             exit_code=exit_code,
@@ -458,10 +461,11 @@ class Call:
             queued=self.queued,
             usage=self._usage,
             escalation=tuple(steps),
-            leftovers=leftovers,
-            leftover_count=self._leftover_count or len(leftovers),
+            leftovers=self._leftovers,
+            leftover_count=self._leftover_count,
             containment=Containment.SUBREAPER,
             pid=self.pid,
+            adopted=self.adopted(),
         )
 
     def adopted(self) -> tuple[Leftover, ...]:
@@ -542,8 +546,12 @@ def _leftovers(data: bytes) -> tuple[int, tuple[Leftover, ...]]:
     return count, tuple(found)
 
 
+def _text(word: bytes) -> str:
+    return word.decode("utf-8", "backslashreplace")  # it can be printed and written as JSON
+
+
 def _words(argv: bytes) -> tuple[str, ...]:
-    return tuple(argv.decode("utf-8", "replace").split("\0"))
+    return tuple(_text(word) for word in argv.split(b"\0"))
 
 
 def _signal(number: int) -> signal.Signals | int:

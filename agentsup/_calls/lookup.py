@@ -11,7 +11,9 @@ from .._errors import SpawnError
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
 
-def find_program(program: bytes, path: bytes | None, cwd: bytes) -> bytes:
+def find_program(
+    program: bytes, path: bytes | None, cwd: bytes, argument: str = "command"
+) -> bytes:
     """The file to execute, or a SpawnError that says where it was looked for.
 
     As execvp(3): a name with a slash is taken as it is, relative to ``cwd``, and any other is
@@ -19,7 +21,7 @@ def find_program(program: bytes, path: bytes | None, cwd: bytes) -> bytes:
     """
     name = os.fsdecode(program)
     if b"/" in program:
-        _check_executable(os.path.join(cwd, program), name)
+        _check_executable(os.path.join(cwd, program), name, argument)
         return program
     searched = DEFAULT_PATH if path is None else path
     forbidden = None
@@ -31,27 +33,27 @@ def find_program(program: bytes, path: bytes | None, cwd: bytes) -> bytes:
         elif forbidden is None and os.path.isfile(candidate):
             forbidden = os.fsdecode(candidate)
     if forbidden is not None:
-        raise SpawnError(errno.EACCES, "command: the file is not executable", forbidden)
+        raise SpawnError(errno.EACCES, f"{argument}: the file is not executable", forbidden)
     where = "in the default PATH" if path is None else "in PATH"
     raise SpawnError(
-        errno.ENOENT, f"command: program not found {where}={os.fsdecode(searched)}", name
+        errno.ENOENT, f"{argument}: program not found {where}={os.fsdecode(searched)}", name
     )
 
 
-def _check_executable(path: bytes, name: str) -> None:
+def _check_executable(path: bytes, name: str, argument: str) -> None:
     if os.access(path, os.X_OK):
         if os.path.isdir(path):
-            raise SpawnError(errno.EISDIR, "command: this is a directory, not a program", name)
+            raise SpawnError(errno.EISDIR, f"{argument}: this is a directory, not a program", name)
         return
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         raise SpawnError(
-            error.errno or errno.ENOENT, f"command: {os.strerror(error.errno or 0)}", name
+            error.errno or errno.ENOENT, f"{argument}: {os.strerror(error.errno or 0)}", name
         ) from None
     if not stat.S_ISREG(mode):
-        raise SpawnError(errno.EACCES, "command: this is not a regular file", name)
-    raise SpawnError(errno.EACCES, "command: the file is not executable (chmod +x?)", name)
+        raise SpawnError(errno.EACCES, f"{argument}: this is not a regular file", name)
+    raise SpawnError(errno.EACCES, f"{argument}: the file is not executable (chmod +x?)", name)
 
 
 def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
@@ -70,12 +72,12 @@ def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
         raise SpawnError(errno.EACCES, f"{name}: no permission to {use} the directory", shown)
 
 
-def explain(error: int, step: str, program: bytes) -> SpawnError:
+def explain(error: int, step: str, program: bytes, cwd: bytes) -> SpawnError:
     """The keeper's report of a failed start, in words."""
     name = os.fsdecode(program)
     text = os.strerror(error)
     if step == "exec":
-        if error == errno.ENOENT and os.path.exists(program):
+        if error == errno.ENOENT and os.path.exists(os.path.join(cwd, program)):
             text = "the interpreter in its first line, or its loader, does not exist"
         elif error == errno.ENOEXEC:
             text = "not a program: it has no '#!' line and is no binary of this machine"

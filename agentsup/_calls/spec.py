@@ -130,7 +130,7 @@ def _make_spec(
     program = find_program(argv[0], path, directory)
     for step in terms.escalation.steps:
         if isinstance(step.action, Command):
-            find_program(encode_argv(step.action)[0], path, directory)
+            find_program(encode_argv(step.action)[0], path, directory, "escalation")
     return Spec(
         argv=argv,
         program=program,
@@ -140,7 +140,7 @@ def _make_spec(
         stdin=stdin,
         output=policy,
         terms=terms,
-        name=os.fsdecode(os.path.basename(argv[0])) if name is None else name,
+        name=_base_name(argv) if name is None else name,
     )
 
 
@@ -158,8 +158,12 @@ def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Sp
         stdin=None,
         output=OutputPolicy(head=0, tail=4096),
         terms=Terms(escalation=Escalation(), timeout=bound),
-        name=os.fsdecode(os.path.basename(argv[0])),
+        name=_base_name(argv),
     )
+
+
+def _base_name(argv: list[bytes]) -> str:
+    return os.path.basename(argv[0]).decode("utf-8", "backslashreplace")
 
 
 def _encode_path(name: str, path: str | bytes | os.PathLike[str]) -> bytes:

@@ -373,23 +373,22 @@ class Keeper:
 
     def kill_wave(self, call: Call) -> tuple[set[int], bool]:
         """SIGKILL every member; return the pids that still lived, and whether any was new."""
-        living: set[int] = set()
+        found: list[tuple[int, int]] = []
         fresh = False
-        for pid, found, parent in self.members(call):
-            argv = b""
+        for pid, how, parent in self.members(call):
             if pid not in call.killed:
                 fresh = True
-                if pid != call.pid and len(call.killed) <= ENTRIES_MAX:
-                    # Stopped, it can neither fork nor exit while its argv is read.
-                    send_signal(pid, signal.SIGSTOP, parent)
-                    argv = command_line(pid)
+                # Stopped, it can neither fork nor exit while its children and argv are read.
+                send_signal(pid, signal.SIGSTOP, parent)
+                argv = command_line(pid) if len(call.killed) <= ENTRIES_MAX else b""
+                call.killed[pid] = (how, argv)
             elif is_zombie(pid):
                 continue
-            living.add(pid)
-            call.killed.setdefault(pid, (found, argv))
+            found.append((pid, parent))
+        for pid, parent in found:
             if not send_signal(pid, signal.SIGKILL, parent):
                 call.spared.add(pid)
-        return living, fresh
+        return {pid for pid, _ in found}, fresh
 
     def report_killed(self, call: Call, survivors: set[int]) -> None:
         others = {pid: entry for pid, entry in call.killed.items() if pid != call.pid}

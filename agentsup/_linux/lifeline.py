@@ -244,6 +244,13 @@ def release(kept: Keeper, idle: Channel | None) -> None:
             _retire(kept)
 
 
+def shed(kept: Keeper) -> None:
+    """``kept`` has no descriptors left: close the connections that carry no call."""
+    with _lock:
+        while kept.idle:
+            kept.idle.pop().close()
+
+
 def lose(kept: Keeper) -> None:
     """``kept`` is dead or does not answer. The first call to notice sees to what it has left."""
     global _current

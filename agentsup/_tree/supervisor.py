@@ -151,7 +151,9 @@ class Supervisor:
         if spec.stdin is PIPE:
             raise ValueError("stdin=PIPE is for open(); run() takes bytes, a file or an iterable")
         if hasattr(spec.stdin, "__aiter__"):
-            result = await self._run_fed(command, spec.stdin, options)
+            source, spec.stdin = spec.stdin, PIPE
+            async with self._opened(spec) as process:
+                result = await _wait_fed(process, source)
         else:
             result = await self._run(Call(spec))
         return result.check() if check else result
@@ -163,13 +165,6 @@ class Supervisor:
             finally:
                 if call.rule.adopting and self._tasks:
                     self._adopt(call)
-
-    async def _run_fed(
-        self, command: CommandLike, source: AsyncIterable[bytes], options: CallOptions
-    ) -> Result:
-        fed: CallOptions = {**options, "stdin": PIPE}
-        async with self.open(command, **fed) as process:
-            return await _wait_fed(process, source)
 
     @contextlib.asynccontextmanager
     async def open(
@@ -183,6 +178,11 @@ class Supervisor:
         spec = make_spec(command, options)
         if hasattr(spec.stdin, "__aiter__"):
             raise ValueError("stdin of open() is bytes, a file or agentsup.PIPE; send to a PIPE")
+        async with self._opened(spec) as process:
+            yield process
+
+    @contextlib.asynccontextmanager
+    async def _opened(self, spec: Spec) -> AsyncGenerator[Process]:
         call = Call(spec, eager=True)
         async with self._turn(call):
             await on_loop.start(call)

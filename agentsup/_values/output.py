@@ -51,8 +51,7 @@ class OutputPolicy:
     :param tail: bytes kept from its end.
     :param spill_dir: a directory for files that hold all of it, one a stream. They are the
         caller's to delete.
-    :param limit: bytes over both streams at which the call is ended with
-        ``Outcome.OUTPUT_LIMIT``.
+    :param limit: bytes over both streams; one more ends the call with ``Outcome.OUTPUT_LIMIT``.
     :param merge_stderr: send stderr into stdout, in true order; ``result.stderr`` is then empty.
     :param on_line: called in the event loop with (``"stdout"`` or ``"stderr"``, the line without
         its end) for every line. Must not block. What it raises ends the call and goes on to the

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .output import Output
-    from .result import Result
+    from .result import Leftover, Result
 
 _LEAST = 200
 
@@ -14,7 +14,7 @@ _LEAST = 200
 def for_model(result: Result, max_chars: int) -> str:
     if max_chars < _LEAST:
         raise ValueError(f"max_chars must be at least {_LEAST}, not {max_chars}")
-    last = f"[{result.reason}{_left_behind(result)}]"[:_LEAST]
+    last = "[" + f"{result.reason}{_left_behind(result)}"[: _LEAST - 2] + "]"
     room = max_chars - len(last) - 1
     out, err = result.stdout.text, result.stderr.text
     title = "[stderr]\n"
@@ -46,10 +46,11 @@ def _shorten(text: str, room: int) -> str:
     """At most ``room`` characters: the beginning, a note, and the (longer) end."""
     if len(text) <= room:
         return text
-    note = f"\n[… {len(text)} characters shortened …]\n"
-    keep = max(room - len(note), 0)
+    note = "\n[… {} characters left out …]\n"
+    keep = max(room - len(note.format(len(text))), 0)
     head = keep // 3
-    return (text[:head] + note + text[len(text) - (keep - head) :])[:room]
+    left_out = note.format(len(text) - keep)
+    return (text[:head] + left_out + text[len(text) - (keep - head) :])[:room]
 
 
 def to_dict(result: Result) -> dict[str, Any]:
@@ -73,18 +74,20 @@ def to_dict(result: Result) -> dict[str, Any]:
             "max_rss": result.usage.max_rss,
         },
         "escalation": [{"action": step.action, "at": step.at} for step in result.escalation],
-        "leftovers": [
-            {
-                "pid": leftover.pid,
-                "argv": list(leftover.argv),
-                "found": leftover.found.name,
-                "killed": leftover.killed,
-            }
-            for leftover in result.leftovers
-        ],
+        "leftovers": [_leftover(leftover) for leftover in result.leftovers],
         "leftover_count": result.leftover_count,
+        "adopted": [_leftover(leftover) for leftover in result.adopted],
         "containment": result.containment.name,
         "pid": result.pid,
+    }
+
+
+def _leftover(leftover: Leftover) -> dict[str, Any]:
+    return {
+        "pid": leftover.pid,
+        "argv": list(leftover.argv),
+        "found": leftover.found.name,
+        "killed": leftover.killed,
     }
 
 

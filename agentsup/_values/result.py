@@ -55,7 +55,8 @@ class Leftover:
     pid: int
     argv: tuple[str, ...]
     found: Found
-    #: False if it could not be killed: another user's process, or one stuck in the kernel.
+    #: False if it was adopted, or could not be killed: another user's process, or one that is
+    #: stuck in the kernel.
     killed: bool = True
 
 
@@ -100,13 +101,15 @@ class Result:
     usage: Usage
     #: What was done to end it, in order.
     escalation: tuple[TakenStep, ...]
-    #: Processes that outlived the main one and were killed (or adopted). At most 64 are listed.
+    #: Processes other than the main one that had to be killed. At most 64 are listed.
     leftovers: tuple[Leftover, ...]
     #: How many there were.
     leftover_count: int
     #: The level that was in force.
     containment: Containment
     pid: int | None
+    #: What it left running with ``leftovers="adopt"``, when the result was made.
+    adopted: tuple[Leftover, ...] = ()
 
     @property
     def ok(self) -> bool:
