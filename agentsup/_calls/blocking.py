@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import select
-import time
 from typing import TYPE_CHECKING
 
 from .._errors import attach_partial
@@ -12,8 +11,6 @@ from .._values.result import Outcome, Result
 
 if TYPE_CHECKING:
     from .call import Call
-
-_LONGEST_WAIT = 86400.0  # epoll_wait(2) counts milliseconds in an int
 
 
 def run(call: Call, closing: int = -1) -> Result:
@@ -43,9 +40,7 @@ def run(call: Call, closing: int = -1) -> Result:
 
 def _drive(call: Call) -> None:
     while not call.result_ready:
-        due = call.deadline
-        wait = None if due is None else min(max(0.0, due - time.monotonic()), _LONGEST_WAIT)
-        call.step(wait)
+        call.step(None)
 
 
 def _wait_for_room(fd: int) -> None:

@@ -1,14 +1,15 @@
 """A call in hand: its descriptors, in one epoll, and what its rule says is to be done.
 
 Nothing here waits, but :meth:`Call.step` on request.  The drivers, ``on_loop.py`` and
-``blocking.py``, wait for ``call.fileno()`` to become readable or for ``call.deadline``, then call
-``step``, on asyncio, on trio and without any event loop alike.
+``blocking.py``, wait for ``call.fileno()`` to become readable, then call ``step``, on asyncio, on
+trio and without any event loop alike. Its deadline is one of the descriptors.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
 import re
 import resource
@@ -66,7 +67,7 @@ class Call:
         self.readers: list[Reader] = []
         self.stdin_fd = -1  # the host's end of a stdin pipe
         self.on_change: Callable[[], None] = _nothing  # told when an event may concern somebody
-        self.rearm: Callable[[], None] = _nothing  # told when the deadline may have come nearer
+        self._armed = -math.inf  # what the timer is set to
         self.before_stdin_closes: Callable[[], None] = _nothing
         self._outputs = outputs  # descriptors that take stdout and stderr, instead of pipes
         on_line = UntilItRaises(spec.output.on_line) if spec.output.on_line else None
@@ -157,6 +158,7 @@ class Call:
         try:
             channel = self._channel or self._connect(self._keeper)
             self.rule.began(time.monotonic())
+            self._arm()
             lifeline.send(channel.socket, self._request, self._fds)
         except BlockingIOError:
             return False
@@ -173,6 +175,7 @@ class Call:
 
     def _connect(self, kept: lifeline.Keeper) -> lifeline.Channel:
         channel = self._channel = lifeline.connect(kept)
+        self._armed = -math.inf  # to something of the last call's
         for reader in self.readers:
             self.resume(reader)
         return channel
@@ -188,14 +191,6 @@ class Call:
         """Readable whenever :meth:`step` has something to do."""
         assert self._channel
         return self._channel.epoll.fileno()
-
-    @property
-    def deadline(self) -> float | None:
-        """When :meth:`step` has something to do at the latest (time.monotonic)."""
-        due = self.rule.deadline
-        if self._pre_stop and (other := self._pre_stop.deadline) is not None:
-            return other if due is None else min(due, other)
-        return due
 
     @property
     def result_ready(self) -> bool:
@@ -220,16 +215,24 @@ class Call:
             elif handler := self._handlers.get(fd):
                 handler()
             self._act()
-        if self._pre_stop:
-            self._step_pre_stop()  # for its deadline
         self.rule.tick(time.monotonic())
         self._act()
+        self._arm()
+
+    def _arm(self) -> None:
+        """Set the timer, unless it will go off early enough; a deadline often moves away."""
+        due = self.rule.deadline
+        due = math.inf if due is None else due
+        if self._channel and (due < self._armed or self._armed <= time.monotonic()):
+            assert self._channel.timer
+            self._channel.timer.set(due)
+            self._armed = due
 
     def stop(self, outcome: Outcome) -> None:
         """Begin to end it. The driver carries it through."""
         self.rule.stop(time.monotonic(), outcome)
         self._act()
-        self.rearm()
+        self._arm()
 
     def stop_when_readable(self, fd: int) -> None:
         """Stop it when somebody else, in another thread, says so."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import os
-import time
 from typing import TYPE_CHECKING
 
 import anyio
@@ -35,28 +33,8 @@ async def start(call: Call) -> None:
 
 async def drive(call: Call, *, to_the_end: bool = False) -> None:
     """Carry ``call`` on until its result is ready, or until what it left for adoption has ended."""
-
-    def over() -> bool:
-        return call.finished if to_the_end else call.result_ready
-
-    while not over():
-        armed = call.deadline
-        with anyio.CancelScope(deadline=_on_loop_clock(armed)) as scope:
-
-            def rearm() -> None:
-                # A deadline that moved away is left to fire: moving the timer at every chunk of
-                # output would cost more.
-                nonlocal armed
-                due = call.deadline
-                if due is not None and (armed is None or due < armed):
-                    armed = due
-                    scope.deadline = _on_loop_clock(due)
-
-            call.rearm = rearm
-            while not over():
-                await anyio.wait_readable(call.fileno())
-                call.step()
-                rearm()
+    while not (call.finished if to_the_end else call.result_ready):
+        await anyio.wait_readable(call.fileno())
         call.step()
 
 
@@ -108,9 +86,3 @@ async def wait_through(event: anyio.Event) -> None:
                 late = exc  # asyncio's own cancel() does not know of shields
     if late is not None:
         raise late
-
-
-def _on_loop_clock(deadline: float | None) -> float:
-    if deadline is None:
-        return math.inf
-    return anyio.current_time() + max(0.0, deadline - time.monotonic())

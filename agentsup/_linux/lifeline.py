@@ -23,6 +23,7 @@ from .._errors import os_error
 from .._rules.tags import TagRange, tag_range
 from . import keeper, records
 from .sweep import sweep
+from .timer import Timer
 
 _DYING = 0.5  # seconds that a keeper may take from the first closed descriptor to its death
 _ABOVE_THE_KEEPERS = 16  # descriptors that the keeper's own numbers cannot overwrite
@@ -163,15 +164,21 @@ def _program() -> str:
 
 
 class Channel:
-    """The host's end of a connection that carries one call at a time, and an epoll that has it."""
+    """The host's end of a connection that carries one call at a time.
+
+    With it come a timer for the call's deadline and an epoll that holds both.
+    """
 
     def __init__(self, kept: Keeper) -> None:
         self.keeper = kept
-        self.epoll = select.epoll()  # closed by itself if the next line fails
+        self.epoll = select.epoll()  # closed by itself if one of the next lines fails
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.timer: Timer | None = None
         try:
             self.fd = self.socket.fileno()
-            self.epoll.register(self.fd, select.EPOLLIN)
+            self.timer = Timer()
+            for fd in (self.fd, self.timer.fd):
+                self.epoll.register(fd, select.EPOLLIN)
             self.socket.setblocking(False)
             send(kept.lifeline, keeper.OPEN, [theirs.fileno()])
         except BaseException:
@@ -183,6 +190,8 @@ class Channel:
     def close(self) -> None:
         self.socket.close()
         self.epoll.close()
+        if self.timer:
+            self.timer.close()
 
 
 def send(through: socket.socket, message: bytes, fds: list[int]) -> None:

@@ -156,7 +156,7 @@ class Relay:
         """Go on until the call is over."""
         call = self._call
         while not call.result_ready:
-            self._wait([call.fileno(), self._signals.fd], call.deadline)
+            self._wait([call.fileno(), self._signals.fd])
             for number in self._signals.take():
                 self._on_signal(number)
             for outlet in self._outlets:
@@ -203,14 +203,14 @@ class Relay:
         errors = [outlet.error for outlet in self._outlets if outlet.error]
         return [error for error in errors if not isinstance(error, BrokenPipeError)]
 
-    def _wait(self, readable: list[int], until: float | None) -> None:
+    def _wait(self, readable: list[int], until: float = math.inf) -> None:
         poll = select.poll()
         for fd in readable:
             poll.register(fd, select.POLLIN)
         for outlet in self._outlets:
             if outlet.held:
                 poll.register(outlet.fd, select.POLLOUT)
-        if until is None or math.isinf(until):
+        if math.isinf(until):
             poll.poll()
         else:
             poll.poll(max(0, math.ceil((until - time.monotonic()) * 1000)))
