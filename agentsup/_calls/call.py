@@ -484,12 +484,12 @@ class Call:
         """How a main process ended that nobody stopped."""
         if number is None:
             return Outcome.EXITED
-        limit = re.search(rb"limit=%d:(\d+):(\d+)" % resource.RLIMIT_CPU, self.spec.options)
+        limit = re.search(rb"limit=%d:(\d+)" % resource.RLIMIT_CPU, self.spec.options)
         if limit and number == signal.SIGXCPU:
             return Outcome.CPU_LIMIT
         if limit and number == signal.SIGKILL:  # of one that ignored SIGXCPU
-            used = self._usage.user_cpu + self._usage.system_cpu
-            if used > int(limit[2]) - 0.05:
+            # The kernel holds against the limit what it sampled, which is not quite what was used.
+            if self._usage.user_cpu + self._usage.system_cpu > 0.9 * int(limit[1]):
                 return Outcome.CPU_LIMIT
         return Outcome.SIGNALED
 

@@ -130,9 +130,8 @@ class Call:
         self.exited = False
         self.killing = False
         self.kill_deadline = 0.0
-        self.killed: dict[
-            int, tuple[int, bytes]
-        ] = {}  # pid -> (how it was found, argv), the main process included
+        # pid -> (how it was found, argv), the main process included
+        self.killed: dict[int, tuple[int, bytes]] = {}
         self.spared: set[int] = set()  # pids that we may not signal
 
 
@@ -147,9 +146,8 @@ class Keeper:
         self.calls: set[Call] = set()
         self.mains: dict[int, Call] = {}  # pid of a main process -> Call
         self.by_index: dict[int, Call] = {}  # number of the spawn -> Call
-        self.waiting: set[Call] = (
-            set()
-        )  # calls whose main process is gone, or that are being killed
+        # Calls whose main process is gone, or that are being killed.
+        self.waiting: set[Call] = set()
         self.untold: list[tuple[float, Call]] = []  # when STARTED is due, unless it has ended
         self.buffer = bytearray(PACKET_MAX)
         self.environment: tuple[bytes, dict[bytes, bytes]] = (b"", {})
