@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from .._errors import attach_partial
+from .._errors import SupervisorClosed, attach_partial
 from .._values.result import Outcome, Result
 
 if TYPE_CHECKING:
@@ -26,6 +26,8 @@ async def start(call: Call) -> None:
                 await anyio.wait_writable(fd)
             finally:
                 os.close(fd)
+            if call.rule.outcome is not None:
+                raise SupervisorClosed("the call was stopped before it began")
     except BaseException:
         call.close()
         raise
