@@ -485,12 +485,13 @@ class Call:
         if number is None:
             return Outcome.EXITED
         limit = re.search(rb"limit=%d:(\d+)" % resource.RLIMIT_CPU, self.spec.options)
-        if limit and number == signal.SIGXCPU:
+        # SIGKILL is for one that ignored SIGXCPU. What the kernel holds against the limit was
+        # sampled, and is not quite what was used.
+        used = self._usage.user_cpu + self._usage.system_cpu
+        if limit and (
+            number == signal.SIGXCPU or (number == signal.SIGKILL and used > 0.9 * int(limit[1]))
+        ):
             return Outcome.CPU_LIMIT
-        if limit and number == signal.SIGKILL:  # of one that ignored SIGXCPU
-            # The kernel holds against the limit what it sampled, which is not quite what was used.
-            if self._usage.user_cpu + self._usage.system_cpu > 0.9 * int(limit[1]):
-                return Outcome.CPU_LIMIT
         return Outcome.SIGNALED
 
     def close(self) -> None:

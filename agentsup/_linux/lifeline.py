@@ -7,6 +7,7 @@ from any thread.  What a call needs afterwards comes over its own channel.
 from __future__ import annotations
 
 import array
+import atexit
 import contextlib
 import importlib.util
 import os
@@ -298,6 +299,8 @@ def _forget_after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)
+# Waited for, so that a host which is itself somebody's tool leaves no keeper behind for a moment.
+atexit.register(shut_down)
 
 
 def umask() -> int:
