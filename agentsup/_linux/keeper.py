@@ -435,7 +435,8 @@ class Keeper:
 
     # --- the end ------------------------------------------------------------------------------
 
-    def kill_everything(self) -> None:
+    def kill_everything(self) -> bool:
+        """Kill all that there is, to a fixpoint; whether nothing is left."""
         deadline = time.monotonic() + KILL_BOUND
         while time.monotonic() < deadline:
             tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
@@ -447,8 +448,9 @@ class Keeper:
                     if os.wait4(-1, os.WNOHANG)[0] == 0:
                         break
                 except ChildProcessError:
-                    return
+                    return True
             select.select([self.signals], [], [], RESCAN)
+        return False
 
 
 class Request:
@@ -604,6 +606,8 @@ def prctl(option: int, argument: int) -> None:
 
 def become_subreaper() -> None:
     prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
+    # A tool may have stopped us when the host dies: PR_SET_PDEATHSIG makes us go on and see it.
+    prctl(1, signal.SIGCONT)
     # Blocked, not ignored: the terminal's ^C, a service manager's TERM to every process and the
     # like are for the host, and only its death ends the keeper.  Spawns unblock them.
     signal.pthread_sigmask(signal.SIG_SETMASK, ALL_SIGNALS)
@@ -754,8 +758,8 @@ def main(arguments: list[str]) -> int:
         trouble = traceback.format_exc()
         for call in keeper.calls:
             keeper.tell(call, BROKEN + trouble.encode()[-60000:])
-    keeper.kill_everything()
-    if record:
+    all_gone = keeper.kill_everything()
+    if record and all_gone:  # else the next start goes on with it
         os.unlink(record)
     return 70 if trouble else 0
 

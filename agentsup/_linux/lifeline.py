@@ -142,8 +142,8 @@ class Keeper:
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.hang_up()
         self._reap()
-        sweep(self.tags)
-        self._remove_record()
+        if sweep(self.tags):
+            self._remove_record()
 
     def _remove_record(self) -> None:
         if self.record:

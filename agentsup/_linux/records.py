@@ -72,13 +72,11 @@ def create(tags: TagRange) -> tuple[int, str]:
     return fd, str(path)
 
 
-def sweep_dead() -> int:
-    """Kill what keepers that died by violence have left; return how many processes that were."""
-    killed = 0
+def sweep_dead() -> None:
+    """Kill what keepers that died by violence have left."""
     for path, tags in _dead():
-        killed += sweep(tags)
-        path.unlink(missing_ok=True)
-    return killed
+        if sweep(tags):
+            path.unlink(missing_ok=True)
 
 
 def _dead() -> Iterator[tuple[Path, TagRange]]:

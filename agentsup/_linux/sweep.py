@@ -18,47 +18,51 @@ if TYPE_CHECKING:
 BOUND = 2.0  # seconds
 
 
-def sweep(tags: TagRange) -> int:
-    """SIGKILL every process that carries one of ``tags``, to a fixpoint; return how many died.
+def sweep(tags: TagRange) -> bool:
+    """SIGKILL every process that carries one of ``tags``, to a fixpoint; whether none is left.
 
     What we may not signal is left, and so is what does not die in :data:`BOUND` seconds.
     """
-    if not tags.stride:
-        return 0
     deadline = time.monotonic() + BOUND
-    killed: set[int] = set()
-    while True:
-        pidfds = dict(_kill_tagged(tags))
+    while time.monotonic() < deadline:
+        living = list(_living(tags))
         try:
-            if not pidfds:
-                return len(killed)
-            killed |= pidfds.keys()
-            _wait_dead(set(pidfds.values()), deadline)
+            if not living:
+                return True
+            dying = {fd for fd in living if _kill(fd)}
+            if not dying:
+                return False
+            _wait_dead(dying, deadline)
         finally:
-            for fd in pidfds.values():
+            for fd in living:
                 os.close(fd)
-        if time.monotonic() >= deadline:
-            return len(killed)
+    return False
 
 
-def _kill_tagged(tags: TagRange) -> Iterator[tuple[int, int]]:
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or not tags.covers(tag_of(int(name))):
-            continue
-        pid = int(name)
-        try:
-            fd = os.pidfd_open(pid)
-        except OSError:
-            continue
-        # Looked at again now that the descriptor pins the process: the number may be another's.
-        try:
-            if tags.covers(tag_of(pid)) and not is_zombie(pid):
-                signal.pidfd_send_signal(fd, signal.SIGKILL)
-                yield pid, fd
+def _living(tags: TagRange) -> Iterator[int]:
+    """A pidfd of each process that carries one of ``tags`` and is alive."""
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
+        if tags.covers(tag_of(pid)):
+            try:
+                fd = os.pidfd_open(pid)
+            except OSError:
                 continue
-        except OSError:
-            pass
-        os.close(fd)
+            # Looked at again now that it is pinned: the number may have become another's.
+            if tags.covers(tag_of(pid)) and not is_zombie(pid):
+                yield fd
+            else:
+                os.close(fd)
+
+
+def _kill(pidfd: int) -> bool:
+    """False if we may not; True as well if it has just died."""
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+    except PermissionError:
+        return False
+    except ProcessLookupError:
+        pass
+    return True
 
 
 def _wait_dead(pidfds: set[int], deadline: float) -> None:
