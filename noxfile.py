@@ -1,5 +1,6 @@
 """The project's tasks; `python -m nox --list` names them."""
 
+import functools
 import os
 import shutil
 import subprocess
@@ -44,6 +45,19 @@ def tests_all(session: nox.Session) -> None:
 @nox.session(python=False)
 def tests_unprivileged(session: nox.Session) -> None:
     """Test as nobody, on a Python and a copy that nobody can read."""
+    run_as_nobody(session, "pytest", *session.posargs)
+
+
+@nox.session
+def escapes(session: nox.Session) -> None:
+    """Show which programs get away from which end of a host, as root and as nobody."""
+    session.install(".[testing]")
+    session.run("python", "tests/escapes/table.py", *session.posargs)
+    if os.geteuid() == 0:
+        run_as_nobody(session, "python", "tests/escapes/table.py", *session.posargs)
+
+
+def run_as_nobody(session: nox.Session, *command: str) -> None:
     if shutil.which("setpriv") is None or os.geteuid() != 0:
         session.skip("only root can become nobody, and needs setpriv for it")
     # setpriv starts its program with root's capabilities still on, `env` starts the next without.
@@ -61,13 +75,14 @@ def tests_unprivileged(session: nox.Session) -> None:
 
     with tempfile.TemporaryDirectory() as home:
         scripts = f"{home}/venv/bin"
-        session.run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
-        session.run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
-        session.run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
-        session.run("chown", "-R", "65534:65534", home)
+        run = functools.partial(session.run, external=True)
+        run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
+        run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
+        run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
+        run("chown", "-R", "65534:65534", home)
         env = ["-i", f"HOME={home}", f"TMPDIR={home}", f"PATH={scripts}:{os.defpath}"]
         with session.chdir(home):
-            session.run(*as_nobody, *env, "pytest", *session.posargs)
+            run(*as_nobody, *env, *command)
 
 
 @nox.session

@@ -15,6 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from agentsup._calls.call import Call
 from agentsup._calls.spec import make_spec
 from agentsup._rules.call import (
+    ASK_AFTER,
     DRAIN_TIME,
     KILL_BOUND,
     START_BOUND,
@@ -169,12 +170,15 @@ def test_a_bound_that_is_not_passed_does_nothing(terms: dict[str, float], event:
 def test_time_before_the_request_was_sent_counts_against_nothing() -> None:
     call = the_rule(timeout=4.0, idle_timeout=3.0)
     call.began(100.0)
+    call.spawned()
     assert call.deadline == 103.0
 
 
 def test_a_keeper_that_does_not_start_the_program_in_time_is_lost() -> None:
     call = the_rule()
-    assert call.deadline == START_BOUND
+    assert call.deadline == ASK_AFTER
+    call.tick(ASK_AFTER)
+    assert (call.state, call.take(), call.deadline) == (State.RUNNING, [Do.ASK], START_BOUND)
     call.tick(START_BOUND)
     assert (call.state, call.take(), call.ended_at) == (State.FINISHED, [Do.LOSE], START_BOUND)
 
@@ -402,7 +406,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert call.ended_at is not None
         if call.adopting:
             assert call.terms.adopt
-        assert len(call.taken) == len([a for _, a in self.acted if a is not Do.LOSE])
+        assert len(call.taken) == len([a for _, a in self.acted if a not in (Do.ASK, Do.LOSE)])
 
     @invariant()
     def the_steps_are_taken_in_order_and_in_time(self) -> None:
@@ -410,7 +414,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert kinds.count(Do.KILL) <= 1
         assert kinds.count(Do.LOSE) <= 1
         steps = self.call.terms.escalation.steps
-        asked = [(at, action) for at, action in self.acted if action not in (Do.KILL, Do.LOSE)]
+        assert kinds.count(Do.ASK) <= 1
+        others = (Do.ASK, Do.KILL, Do.LOSE)
+        asked = [(at, action) for at, action in self.acted if action not in others]
         assert [action for _, action in asked] == [as_action(s) for s in steps[: len(asked)]]
         for index, (at, _) in enumerate(asked[1:]):
             assert at >= asked[index][0] + steps[index].wait - 1e-6

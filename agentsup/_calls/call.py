@@ -378,7 +378,9 @@ class Call:
 
     def _act(self) -> None:
         for action in self.rule.take():
-            if action is Do.KILL:
+            if action is Do.ASK:
+                self._tell(wire.ASK)
+            elif action is Do.KILL:
                 self._tell(wire.KILL)
             elif action is Do.CLOSE_STDIN:
                 self.close_stdin()

@@ -17,8 +17,9 @@ channel   SPAWN + fds         host → keeper. Start a program. fds: cwd, then o
 channel   SIGNAL number       host → keeper. Send it to every process of the call
 channel   KILL                host → keeper. SIGKILL the call's tree to a fixpoint, then KILLED
 channel   (end of file)       the host let go of the call: as KILL, and nobody to tell
+channel   ASK                 host → keeper. Send STARTED now, if it still runs
 channel   STARTED pid index   keeper → host. It runs, as the spawn of this number; with it comes
-          + fd                its pidfd. At once with EAGER, else if it still runs after a while
+          + fd                its pidfd. Only with EAGER, or when asked
 channel   FAILED errno step   keeper → host. It does not, and why. The last message of the call
 channel   EXITED pid index …  keeper → host. The main process is reaped: status, rusage, and
                               whether others of its tree live on. If not, the last message
@@ -74,7 +75,7 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-OPEN, SPAWN, SIGNAL, KILL, REFUSED = b"O", b"S", b"s", b"k", b"R"
+OPEN, SPAWN, ASK, SIGNAL, KILL, REFUSED = b"O", b"S", b"a", b"s", b"k", b"R"
 STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b"6"
 
 # op, flags, umask, then the lengths in bytes of argv, env and options, all NUL-separated.
@@ -95,8 +96,6 @@ FDS_SPACE = CMSG_SPACE(64 * 4)
 ENTRIES_MAX = 64
 ARGV_MAX = 512
 
-# Most calls are over by then, and a message less is a tenth of what they cost.
-STARTED_DELAY = 0.02  # seconds until STARTED is sent to a host that did not ask for it at once
 KILL_BOUND = 5.0  # seconds until a tree that will not die (state D, or not ours) is reported
 RESCAN = 0.02  # seconds between two looks at a tree that is being killed, if nothing happens
 WAVE_BOUND = 0.1  # seconds that one tree may keep the others waiting
@@ -148,7 +147,6 @@ class Keeper:
         self.by_index: dict[int, Call] = {}  # number of the spawn -> Call
         # Calls whose main process is gone, or that are being killed.
         self.waiting: set[Call] = set()
-        self.untold: list[tuple[float, Call]] = []  # when STARTED is due, unless it has ended
         self.buffer = bytearray(PACKET_MAX)
         self.environment: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.children_fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
@@ -181,8 +179,6 @@ class Keeper:
             for fd in ready:
                 if fd in self.channels:
                     self.on_channel(self.channels[fd])
-            if self.untold:
-                self.tell_started()
             if self.waiting:
                 self.look_after_waiting()
             if self.host in ready:
@@ -193,8 +189,6 @@ class Keeper:
     def patience(self) -> float | None:
         if self.waiting and any(call.killing for call in self.waiting):
             return RESCAN
-        if self.untold:
-            return max(0.0, self.untold[0][0] - time.monotonic())
         return None
 
     def on_lifeline(self) -> bool:
@@ -235,6 +229,8 @@ class Keeper:
                 self.start_killing(call)
         elif call is None and kind == SPAWN:
             self.spawn(channel, data, fds, whole)
+        elif call is not None and kind == ASK and not call.exited:
+            self.tell_started(call)
         elif call is not None and kind == SIGNAL:
             self.signal_tree(call, data[1])
         elif call is not None and kind == KILL:
@@ -283,18 +279,9 @@ class Keeper:
         self.mains[call.pid] = call
         self.by_index[call.index] = call
         if request.eager:
-            self.tell_pid(call)
-        else:
-            self.untold.append((time.monotonic() + STARTED_DELAY, call))
+            self.tell_started(call)
 
-    def tell_started(self) -> None:
-        now = time.monotonic()
-        while self.untold and self.untold[0][0] <= now:
-            call = self.untold.pop(0)[1]
-            if not call.exited:
-                self.tell_pid(call)
-
-    def tell_pid(self, call: Call) -> None:
+    def tell_started(self, call: Call) -> None:
         try:
             pidfd = os.pidfd_open(call.pid)
         except OSError as error:

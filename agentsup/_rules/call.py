@@ -6,6 +6,7 @@ state       event                       what follows
 RUNNING     exited, nothing lives on    DRAINING
 RUNNING     exited, others live on      LINGERING: their output is read for the drain time
 RUNNING     a deadline, stop, a limit   STOPPING, first step
+RUNNING     no word for a while         Ask whether it was started; no answer in time: Lose
 LINGERING   drained, or drain time      Kill → KILLING; to be adopted: ADOPTED, the result is ready
 LINGERING   empty                       DRAINING
 ADOPTED     empty / stop                DRAINING / STOPPING, first step
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     from .._values.escalation import Escalation
 
 DRAIN_TIME = 0.2
+#: A short call is over by then, and a message less is a tenth of what it costs.
+ASK_AFTER = 1.0
 START_BOUND = 60.0
 #: The keeper itself gives up after five seconds and says so.
 KILL_BOUND = 10.0
@@ -69,6 +72,7 @@ class RunCommand:
 
 class Do(enum.Enum):
     CLOSE_STDIN = enum.auto()
+    ASK = enum.auto()  # whether it has been started
     KILL = enum.auto()  # SIGKILL to the tree, to a fixpoint
     LOSE = enum.auto()  # the keeper is lost: see to it without it
 
@@ -99,6 +103,7 @@ class CallRule:
     taken: list[TakenStep] = field(factory=list[TakenStep])
     ended_at: float | None = None
     _spawned: bool = False
+    _asked: bool = False
     _drained: bool = False
     _adopted: bool = False
     _next_step: int = 0
@@ -122,7 +127,7 @@ class CallRule:
             idle = self._last_output + terms.idle_timeout
             due = idle if due is None else min(due, idle)
         if not self._spawned:
-            start = self.started_at + START_BOUND
+            start = self.started_at + (START_BOUND if self._asked else ASK_AFTER)
             due = start if due is None else min(due, start)
         return due
 
@@ -227,14 +232,17 @@ class CallRule:
         self._until = until
 
     def _overdue(self, now: float) -> None:
-        timeout = self.terms.timeout
+        timeout, idle = self.terms.timeout, self.terms.idle_timeout
         if timeout is not None and now >= self.started_at + timeout:
             self.stop(now, Outcome.TIMED_OUT)
-        elif not self._spawned and now >= self.started_at + START_BOUND:
+        elif idle is not None and now >= self._last_output + idle:
+            self.stop(now, Outcome.IDLE)
+        elif not self._asked:
+            self._asked = True
+            self._actions.append(Do.ASK)
+        else:
             self.lost(now)
             self._actions.append(Do.LOSE)
-        else:
-            self.stop(now, Outcome.IDLE)
 
     def _take_step(self, now: float) -> None:
         steps = self.terms.escalation.steps

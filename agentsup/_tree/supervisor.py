@@ -41,7 +41,8 @@ class Node:
     name: str
     #: ``"call"``, or ``"adopted"`` for what a call left running with ``leftovers="adopt"``.
     kind: Literal["call", "adopted"]
-    #: The main process; where something was adopted, it has ended.
+    #: The main process, or None in the first second of a ``run``. Where something was adopted, it
+    #: has ended.
     pid: int | None
     argv: tuple[str, ...]
     #: What was adopted and runs now.

@@ -1,0 +1,3 @@
+/* Lowers the hard limit that is its tag, then kills the keeper. */
+#define NO_TAG
+#include "kills_keepers.c"
