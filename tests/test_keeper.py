@@ -246,8 +246,13 @@ agentsup.run_sync(command, output=agentsup.OutputPolicy(on_line=strike))
     )
     pid = int(pid_file.read_text())
     assert not is_zombie(pid)
-    assert agentsup.run_sync(["true"]).ok
-    until(lambda: is_zombie(pid), 1.0)  # PID 1 may take its time to reap it
+
+    def swept():
+        lifeline.shut_down()
+        assert agentsup.run_sync(["true"]).ok
+        return is_zombie(pid)
+
+    until(swept)  # not at once: the keeper may hold its record while it is dying
 
 
 # --- shared -----------------------------------------------------------------------------------

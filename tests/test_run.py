@@ -433,7 +433,8 @@ async def test_no_escalation_is_kill_at_once():
 
 
 @pytest.mark.anyio
-async def test_max_concurrency_is_first_come_first_served(eventually):
+@pytest.mark.parametrize("limit", [1, 3])
+async def test_max_concurrency_is_first_come_first_served(eventually, limit):
     arrived, order, running, most = [], [], 0, 0
 
     async def call(number):
@@ -446,12 +447,16 @@ async def test_max_concurrency_is_first_come_first_served(eventually):
             await process.wait()
             running -= 1
 
-    async with agentsup.Supervisor(max_concurrency=2) as sup, anyio.create_task_group() as tasks:
+    async with (
+        agentsup.Supervisor(max_concurrency=limit) as sup,
+        anyio.create_task_group() as tasks,
+    ):
         for number in range(10):
             tasks.start_soon(call, number)
             await eventually(lambda: len(arrived) > number)  # noqa: B023
-    assert order == sorted(order)
-    assert most == 2
+    # Those whose turn has come at the same time may overtake each other while they start.
+    assert all(abs(place - number) < limit for place, number in enumerate(order))
+    assert most == limit
 
 
 @pytest.mark.anyio

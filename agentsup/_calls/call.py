@@ -22,6 +22,7 @@ from .._errors import AgentsupError, KeeperLost, SpawnError, os_error
 from .._linux import keeper as wire
 from .._linux import lifeline
 from .._rules.call import CallRule, Do, RunCommand, SendSignal
+from .._values.command import Command
 from .._values.result import (
     Containment,
     Found,
@@ -120,8 +121,10 @@ class Call:
             self._make_outputs()
         options = b"targets=" + targets + (b"\0" + spec.options if spec.options else b"")
         argv = b"\0".join([spec.program, *spec.argv])
-        # Without tags there would be only the pidfd to kill by if the keeper were lost.
-        eager = self._eager or not self._keeper.tags.stride
+        # Without tags there would be only the pidfd to kill by if the keeper were lost; and a
+        # pre-stop command is told the pid.
+        commands = any(isinstance(step.action, Command) for step in spec.terms.escalation.steps)
+        eager = self._eager or commands or not self._keeper.tags.stride
         self._request, body = lifeline.spawn_packet(argv, spec.env, options, eager=eager)
         if body >= 0:
             self._fds.append(body)
