@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import signal
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
@@ -17,6 +18,10 @@ from agentsup._linux import lifeline
 
 # libuv opens one pipe with the first loop of a process and keeps it.
 uvloop.new_event_loop().close()
+
+# A shell without job control starts background jobs with these ignored, and so would we our hosts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
 @pytest.fixture(
