@@ -305,7 +305,7 @@ class Call:
     def _on_channel(self) -> None:
         assert self._channel
         try:
-            data, fds, _ = wire.receive(self._channel.socket, bytearray(wire.PACKET_MAX))
+            data, fds, _ = wire.receive(self._channel.socket, self._channel.buffer)
         except BlockingIOError:
             return
         except ConnectionResetError:
