@@ -16,6 +16,8 @@ from anyio import wait_all_tasks_blocked
 
 import agentsup
 from agentsup import CLOSE_STDIN, Escalation, Found, Outcome, OutputPolicy, Step
+from agentsup._calls.call import Call
+from agentsup._calls.spec import make_spec
 
 IGNORE_TERM = agentsup.shell("trap '' TERM; sleep 99")
 
@@ -393,6 +395,24 @@ async def test_escalation_steps_in_order(tmp_path):
     times = [step.at for step in result.escalation]
     assert times == sorted(times)
     assert times[-1] - times[0] >= 0.5
+
+
+def test_pre_stop_command_is_not_run_for_an_unknown_pid(tmp_path):
+    """Else its MAINPID would be 0, which kill(1) takes for its own process group."""
+    ran = tmp_path / "ran"
+    escalation = Escalation(Step(["touch", str(ran)], 0.1))
+    call = Call(make_spec(["sleep", "99"], {"escalation": escalation}))
+    call.prepare()
+    try:
+        assert call.send()
+        call.stop(Outcome.STOPPED)  # before the keeper's word has come
+        while not call.finished:
+            call.step(None)
+        steps = [step.action for step in call.result().escalation]
+    finally:
+        call.close()
+    assert [step.split(":")[-1].split(",")[0] for step in steps[1:]] == [" not run", "SIGKILL"]
+    assert not ran.exists()
 
 
 @pytest.mark.anyio

@@ -407,18 +407,20 @@ class Call:
 
     def _start_pre_stop(self, action: RunCommand) -> None:
         self._end_pre_stop()
+        if self.pid is None:  # kill(1) takes 0 for its own process group
+            return self._note(f"{action.command}: not run, for there was no pid to tell it yet")
         try:
-            spec = pre_stop_spec(action.command, self.spec, self.pid or 0, action.seconds)
+            spec = pre_stop_spec(action.command, self.spec, self.pid, action.seconds)
             call = Call(spec)
             call.prepare()
             if not call.send():
                 call.close()
                 raise SpawnError(errno.EAGAIN, "the keeper is busy")
         except SpawnError as error:
-            self._note(f"{action.command}: {error}")
-            return
+            return self._note(f"{action.command}: {error}")
         self._pre_stop = call
         self._watch(call.fileno(), self._step_pre_stop)
+        return None
 
     def _step_pre_stop(self) -> None:
         call = self._pre_stop
