@@ -556,7 +556,7 @@ ESCAPES = {
     "daemon": lambda m: [*python(DAEMON, m)],
     "soft limit": lambda m: [*python(DAEMON, m, "soft")],
     "setsid": lambda m: ["sh", "-c", f"setsid sleep {m} & sleep {m} & sleep 0.1"],
-    "nohup": lambda m: ["sh", "-c", f"nohup env -i sleep {m} >/dev/null 2>&1 &"],
+    "nohup": lambda m: ["sh", "-c", f"nohup env -i sleep {m} >/dev/null 2>&1 & sleep .1"],
     "subshells": lambda m: ["sh", "-c", f"( ( ( sleep {m} & ) & ) & ) >/dev/null 2>&1; sleep .1"],
 }
 
