@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import select
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -56,10 +55,8 @@ class Reader:
 
     def read_rest(self) -> None:
         """Take in what is in the pipe now, which is no more than it holds."""
-        poll = select.poll()
-        poll.register(self.fd, select.POLLIN)
         left = PIPE_SIZE
-        while left > 0 and poll.poll(0) and (size := self.read()):
+        while left > 0 and (size := self.read()):
             left -= size
 
     def _enlarge(self) -> None:

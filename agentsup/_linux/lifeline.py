@@ -171,7 +171,6 @@ class Channel:
     """
 
     def __init__(self, kept: Keeper) -> None:
-        self.keeper = kept
         self.buffer = bytearray(keeper.PACKET_MAX)
         self.epoll = select.epoll()  # closed by itself if one of the next lines fails
         self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
