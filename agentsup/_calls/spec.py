@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import io
-import math
 import os
 import signal
 from collections.abc import Mapping
@@ -12,14 +10,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from attrs import define
 
-from .._errors import SpawnError, UnsupportedPlatform
 from .._rules.call import Terms
 from .._values.command import Command, encode_argv
 from .._values.escalation import Escalation, Step
 from .._values.limits import Limits
 from .._values.number import seconds
 from .._values.output import OutputPolicy
+from .limits import limit_steps
 from .lookup import check_directory, find_program
+from .privileges import user_steps
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable
@@ -126,7 +125,11 @@ def _make_spec(
         output_limit=policy.limit,
         adopt=leftovers == "adopt",
     )
-    preparations = _preparations(_instance("limits", limits, Limits), user)
+    # In the order in which it can be done.
+    allowed: Limits | None = _instance("limits", limits, Limits)
+    preparations = limit_steps(allowed, user) if allowed else []
+    if user is not None:
+        preparations += user_steps(user)
     program = find_program(argv[0], path, directory)
     for step in terms.escalation.steps:
         if isinstance(step.action, Command):
@@ -136,7 +139,7 @@ def _make_spec(
         program=program,
         cwd=directory,
         env=block,
-        options=preparations,
+        options="\0".join(preparations).encode(),
         stdin=stdin,
         output=policy,
         terms=terms,
@@ -263,63 +266,3 @@ def _check_stdin(stdin: Stdin) -> None:
         ) from None
     except (OSError, ValueError, OverflowError) as error:
         raise ValueError(f"stdin is not an open file: {error}") from None
-
-
-def _preparations(limits: Limits | None, user: str | int | None) -> bytes:
-    """What the keeper has to do between fork and exec, in the order in which it can be done."""
-    steps = [] if limits is None else _limit_steps(limits, user)
-    if user is not None:
-        steps += _user_steps(user)
-    return "\0".join(steps).encode()
-
-
-def _limit_steps(limits: Limits, user: str | int | None) -> list[str]:
-    import resource
-
-    for name in ("cpu_quota", "io_weight"):
-        if getattr(limits, name) is not None:
-            raise UnsupportedPlatform(
-                f"limits.{name} needs the cgroup level, which this version does not have"
-            )
-    if limits.processes is not None and user in (None, 0, "root") and os.geteuid() == 0:
-        raise ValueError(
-            "limits.processes does not bind root (setrlimit(2)): give another user= too"
-        )
-    cpu = None if limits.cpu_time is None else math.ceil(limits.cpu_time)
-    wanted = [
-        ("memory", resource.RLIMIT_AS, limits.memory, limits.memory),
-        ("cpu_time", resource.RLIMIT_CPU, cpu, None if cpu is None else cpu + 1),
-        ("processes", resource.RLIMIT_NPROC, limits.processes, limits.processes),
-        ("open_files", resource.RLIMIT_NOFILE, limits.open_files, limits.open_files),
-        ("file_size", resource.RLIMIT_FSIZE, limits.file_size, limits.file_size),
-    ]
-    steps: list[str] = []
-    for name, number, soft, hard in wanted:
-        if soft is None or hard is None:
-            continue
-        most = resource.getrlimit(number)[1]
-        if most != resource.RLIM_INFINITY and hard > most:
-            raise ValueError(f"limits.{name}: this process itself may not exceed {most}")
-        steps.append(f"limit={number}:{soft}:{hard}")
-    return steps
-
-
-def _user_steps(user: str | int) -> list[str]:
-    import pwd
-
-    if isinstance(user, bool) or not isinstance(user, (str, int)):
-        raise TypeError(f"user must be a name or a number, not {user!r}")
-    try:
-        entry = pwd.getpwnam(user) if isinstance(user, str) else pwd.getpwuid(user)
-    except (KeyError, ValueError, OverflowError):
-        raise ValueError(f"user: there is no user {user!r} on this system") from None
-    if os.geteuid() != 0:
-        if entry.pw_uid == os.geteuid():
-            return []
-        raise SpawnError(errno.EPERM, f"user: only root can run a program as {entry.pw_name!r}")
-    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
-    return [
-        f"groups={','.join(map(str, groups))}",
-        f"gid={entry.pw_gid}",
-        f"uid={entry.pw_uid}",
-    ]
