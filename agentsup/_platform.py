@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import functools
 import os
+import select
 import sys
 
 from ._errors import UnsupportedPlatform
+from ._values.result import Containment
 
-OLDEST = (5, 9)  # close_range(2), pidfd_open(2)
+OLDEST = (5, 9)  # close_range(2)
+OLDEST_PIDFD = (5, 3)
+
+
+def require_platform(level: Containment) -> None:
+    """Raise UnsupportedPlatform, saying what is missing, unless processes can be held so here."""
+    if level is Containment.PROCESS_GROUP:
+        require_posix()
+    else:
+        require_linux()
+
+
+def require_posix() -> None:
+    """The same for process groups that this process itself holds."""
+    if sys.platform == "win32":
+        raise UnsupportedPlatform("agentsup starts processes on POSIX systems only, not on win32")
+    if sys.platform == "linux" and _release() < OLDEST_PIDFD:
+        raise UnsupportedPlatform(f"this takes Linux 5.3 or newer, not {os.uname().release}")
+    if sys.platform != "linux" and not hasattr(select, "kqueue"):
+        raise UnsupportedPlatform(f"{sys.platform} has neither pidfd nor kqueue")
 
 
 @functools.cache
 def require_linux() -> None:
-    """Raise UnsupportedPlatform, saying what is missing, unless the keeper can work here."""
+    """The same for the keeper."""
     if sys.platform != "linux":
-        raise UnsupportedPlatform(f"agentsup starts processes on Linux only, not on {sys.platform}")
-    release = os.uname().release
-    if tuple(int(part) for part in release.split("-")[0].split(".")[:2]) < OLDEST:
-        raise UnsupportedPlatform(f"agentsup needs Linux 5.9 or newer; this is {release}")
+        raise UnsupportedPlatform(f"the keeper works on Linux only, not on {sys.platform}")
+    if _release() < OLDEST:
+        raise UnsupportedPlatform(
+            f"the keeper takes Linux 5.9 or newer; this is {os.uname().release}"
+        )
     if not sys.executable or getattr(sys, "frozen", False):
         raise UnsupportedPlatform(
             "agentsup runs its keeper with sys.executable, which is not a Python interpreter here"
@@ -29,3 +51,7 @@ def require_linux() -> None:
         raise UnsupportedPlatform(
             "agentsup needs /proc, with the list of children (CONFIG_PROC_CHILDREN)"
         )
+
+
+def _release() -> tuple[int, ...]:
+    return tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2])

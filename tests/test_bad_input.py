@@ -231,13 +231,6 @@ OTHERS = [
     *each("stdin", ValueError, "stdin is not an open file", -1, 10**6, 10**30),
     Case("stdin closed", ValueError, "stdin .*closed", {"stdin": lambda place: place.closed}),
     *each("limits", TypeError, r"limits must be an agentsup\.Limits", {"memory": 1}, 5),
-    *[
-        Case(f"{name} without a cgroup", UnsupportedPlatform, rf"limits\.{name} needs", options)
-        for name, options in [
-            ("cpu_quota", {"limits": Limits(cpu_quota=1.5)}),
-            ("io_weight", {"limits": Limits(io_weight=5)}),
-        ]
-    ],
     Case(
         "limits beyond our own",
         ValueError,
@@ -366,9 +359,6 @@ class TestSupervisors:
             ("cgroup", TypeError),
             (2, TypeError),
             (None, TypeError),
-            (Containment.PROCESS_GROUP, ValueError),
-            (Containment.CGROUP, UnsupportedPlatform),
-            (Containment.PID_NAMESPACE, UnsupportedPlatform),
         ],
         ids=repr,
     )

@@ -1,5 +1,7 @@
 """A call in hand: its descriptors, in one epoll, and what its rule says is to be done.
 
+What holds its tree, the keeper or a process group, is behind one interface (``_levels/hold.py``).
+
 Nothing here waits, but :meth:`Call.step` on request.  The drivers, ``on_loop.py`` and
 ``blocking.py``, wait for ``call.fileno()`` to become readable, then call ``step``, on asyncio, on
 trio and without any event loop alike. Its deadline is one of the descriptors.
@@ -7,7 +9,6 @@ trio and without any event loop alike. Its deadline is one of the descriptors.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import math
 import os
@@ -15,45 +16,37 @@ import re
 import resource
 import select
 import signal
+import sys
 import time
 from typing import TYPE_CHECKING
 
-from .._errors import AgentsupError, KeeperLost, SpawnError, os_error
-from .._linux import keeper as wire
-from .._linux import lifeline
+from .._errors import AgentsupError, KeeperLost, SpawnError
+from .._levels.hold import Epoll, Hold, News, Timer, text
 from .._rules.call import CallRule, Do, RunCommand, SendSignal
 from .._values.command import Command
-from .._values.result import (
-    Containment,
-    Found,
-    Leftover,
-    Outcome,
-    Result,
-    TakenStep,
-    Usage,
-)
+from .._values.result import Containment, Leftover, Outcome, Result, TakenStep
 from .capture import Capture, UntilItRaises
 from .lookup import explain
 from .reader import Reader
 from .spec import PIPE, pre_stop_spec
+
+if sys.platform == "linux":
+    from .._levels.kept import Kept
+    from .._linux.lifeline import memory_file
+else:
+    from .._bsd.memory import memory_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .spec import Spec
 
-_FOUND = {
-    wire.DESCENDANT: Found.DESCENDANT,
-    wire.ORPHAN: Found.ORPHAN,
-    wire.UNATTRIBUTED: Found.UNATTRIBUTED,
-}
-
 
 class Call:
     """One call, from the request to the result.
 
     ``prepare`` and then ``send`` until it says True; then ``step`` until ``result_ready``; then
-    ``close``, always. A call that is closed before its time is killed by the keeper.
+    ``close``, always. A call that is closed before its time is killed.
     """
 
     def __init__(
@@ -63,7 +56,6 @@ class Call:
         self._eager = eager  # the pid is wanted as soon as there is one
         self.rule = CallRule(spec.terms, time.monotonic())
         self.queued = 0.0
-        self.pid: int | None = None
         self.error: AgentsupError | None = None
         self.readers: list[Reader] = []
         self.stdin_fd = -1  # the host's end of a stdin pipe
@@ -75,21 +67,21 @@ class Call:
         self._captures = {"stdout": Capture("stdout", spec.output, on_line)}
         if not spec.output.merge_stderr:
             self._captures["stderr"] = Capture("stderr", spec.output, on_line)
-        self._keeper: lifeline.Keeper | None = None
-        self._channel: lifeline.Channel | None = None
-        self._index = 0  # the number of the spawn
-        self._pidfd = -1
-        self._request: bytes | None = None
-        self._fds: list[int] = []  # descriptors that go to the keeper and are ours to close
+        self._hold: Hold
+        if sys.platform == "linux" and spec.containment is not Containment.PROCESS_GROUP:
+            self._hold = Kept(spec)
+        else:
+            from .._levels.process_group import ProcessGroup
+
+            self._hold = ProcessGroup(spec)
+        self._epoll: Epoll | None = None  # of the hold, as is the timer
+        self._timer: Timer | None = None
+        self._sent = False
+        self._fds: list[int] = []  # descriptors that go to the new process and are ours to close
         self._total = 0  # bytes of output
-        self._status: int | None = None
-        self._usage = Usage()
-        self._leftovers: tuple[Leftover, ...] = ()
-        self._leftover_count = 0
         self._pre_stop: Call | None = None
         self._extra_steps: list[TakenStep] = []
         self._handlers: dict[int, Callable[[], None]] = {}
-        self._over = False  # the last message has come
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -111,34 +103,27 @@ class Call:
             raise
 
     def _prepare(self) -> None:
-        spec = self.spec
-        self._keeper = lifeline.acquire()
-        self._fds.append(os.open(spec.cwd, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
         targets = b"0,1,2" if self._make_stdin() else b"1,2"
         if self._outputs:
             self._fds += [os.dup(fd) for fd in self._outputs]
         else:
             self._make_outputs()
-        options = b"targets=" + targets + (b"\0" + spec.options if spec.options else b"")
-        argv = b"\0".join([spec.program, *spec.argv])
-        # Without tags there would be only the pidfd to kill by if the keeper were lost; and a
-        # pre-stop command is told the pid.
-        commands = any(isinstance(step.action, Command) for step in spec.terms.escalation.steps)
-        eager = self._eager or commands or not self._keeper.tags.stride
-        self._request, body = lifeline.spawn_packet(argv, spec.env, options, eager=eager)
-        if body >= 0:
-            self._fds.append(body)
+        # A pre-stop command is told the pid.
+        steps = self.spec.terms.escalation.steps
+        commands = any(isinstance(step.action, Command) for step in steps)
+        self._hold.prepare(self._fds, targets, eager=self._eager or commands)
 
     def _make_stdin(self) -> bool:
         stdin = self.spec.stdin
         if stdin is None:
-            return False  # /dev/null, as the keeper has it
+            return False  # /dev/null
         if isinstance(stdin, (bytes, bytearray)):
             # A file in memory: nothing to pump, and no wait for a tool that does not read it.
-            self._fds.append(lifeline.memory_file("agentsup-stdin", stdin))
+            self._fds.append(memory_file("agentsup-stdin", stdin))
         elif stdin is PIPE:
             read_end, self.stdin_fd = os.pipe()
             self._fds.append(read_end)
+            self._give(read_end)
             os.set_blocking(self.stdin_fd, False)
         else:
             self._fds.append(os.dup(stdin if isinstance(stdin, int) else stdin.fileno()))
@@ -148,52 +133,55 @@ class Call:
         for capture in self._captures.values():
             read_end, write_end = os.pipe()
             self._fds.append(write_end)
+            self._give(write_end)
             os.set_blocking(read_end, False)
             self.readers.append(Reader(read_end, capture))
             capture.open()
         if self.spec.output.merge_stderr:
             self._fds.append(os.dup(self._fds[-1]))
 
+    def _give(self, pipe: int) -> None:
+        """Let another user open it again, as ``/dev/stdout``. Only who has it sees it there."""
+        if b"uid=" in self.spec.options:
+            os.fchmod(pipe, 0o666)
+
     def send(self) -> bool:
-        """Hand the request to the keeper; False if it has no room for it just now."""
-        assert self._request
-        assert self._keeper
+        """Have it started; False if there is no room for the request just now."""
         try:
-            channel = self._channel or self._connect(self._keeper)
-            self.rule.began(time.monotonic())
-            self._arm()
-            lifeline.send(channel.socket, self._request, self._fds)
+            self._connect()
+            while not self._hold.start(self._fds):
+                self._handlers.clear()  # with the epoll, which is gone
+                self._connect()
         except BlockingIOError:
             return False
-        except OSError as error:
-            if not self._keeper.lost and error.errno not in (errno.EPIPE, errno.ECONNRESET):
-                raise os_error(error, "the keeper cannot be reached") from None
-            # It died while it had nothing to do: start the next one.
-            lifeline.lose(self._keeper)
-            self._disconnect()
-            self._keeper = lifeline.acquire()
-            return self.send()
-        self._request = None
+        self._sent = True
+        if self._hold.due <= 0.0:
+            self._arm()
         return True
 
-    def _connect(self, kept: lifeline.Keeper) -> lifeline.Channel:
-        channel = self._channel = lifeline.connect(kept)
-        self._armed = -math.inf  # to something of the last call's
-        for reader in self.readers:
-            self.resume(reader)
-        return channel
+    def _connect(self) -> None:
+        if self._hold.connect():
+            self._epoll, self._timer = self._hold.epoll, self._hold.timer
+            self._armed = -math.inf  # to something of the last call's
+            for reader in self.readers:
+                self.resume(reader)
+        self.rule.began(time.monotonic())
+        self._arm()
 
     def keeper_fd(self) -> int:
         """A descriptor that becomes writable when ``send`` is worth another try; close it."""
-        assert self._keeper
-        return os.dup(self._keeper.lifeline.fileno())
+        return self._hold.room()
 
     # --- while it runs ------------------------------------------------------------------------
 
     def fileno(self) -> int:
         """Readable whenever :meth:`step` has something to do."""
-        assert self._channel
-        return self._channel.epoll.fileno()
+        assert self._epoll
+        return self._epoll.fileno()
+
+    @property
+    def pid(self) -> int | None:
+        return self._hold.pid
 
     @property
     def result_ready(self) -> bool:
@@ -205,30 +193,34 @@ class Call:
 
     def step(self, wait: float | None = 0) -> None:
         """Do what is to be done now; first wait up to ``wait`` seconds for something to happen."""
-        if self._channel is None:
+        epoll, hold = self._epoll, self._hold
+        if epoll is None:
             return
-        events = self._channel.epoll.poll(wait)
-        if self._fds and not self._request:
+        events = epoll.poll(wait)
+        if self._fds and self._sent:
             # Put off until now: done right after the request, it would compete with its spawn.
             self._close_fds()
-            events = self._channel.epoll.poll(0)
+            events = epoll.poll(0)
         for fd, _ in events:
-            if fd == self._channel.fd:
-                self._on_channel()
+            if fd == hold.fd:
+                self._on_news()
             elif handler := self._handlers.get(fd):
                 handler()
             self._act()
-        self.rule.tick(time.monotonic())
+        now = time.monotonic()
+        if now >= hold.due:
+            self._on_news()
+        self.rule.tick(now)
         self._act()
         self._arm()
 
     def _arm(self) -> None:
         """Set the timer, unless it will go off early enough; a deadline often moves away."""
-        due = self.rule.deadline
-        due = math.inf if due is None else due
-        if self._channel and (due < self._armed or self._armed <= time.monotonic()):
-            assert self._channel.timer
-            self._channel.timer.set(due)
+        due, rule_due = self._hold.due, self.rule.deadline
+        if rule_due is not None and rule_due < due:
+            due = rule_due
+        if self._timer and (due < self._armed or self._armed <= time.monotonic()):
+            self._timer.set(due)
             self._armed = due
 
     def stop(self, outcome: Outcome) -> None:
@@ -248,13 +240,11 @@ class Call:
 
     def signal_main(self, number: int) -> None:
         """Signal the main process alone; ProcessLookupError if it has ended."""
-        if self._pidfd < 0:
-            raise ProcessLookupError(errno.ESRCH, "the process has ended")
-        signal.pidfd_send_signal(self._pidfd, number)
+        self._hold.signal_main(number)
 
     def signal_tree(self, number: int) -> None:
         """Signal every process of the tree."""
-        self._tell(wire.SIGNAL + bytes([number]))
+        self._hold.signal_tree(number)
 
     def pause(self, reader: Reader) -> None:
         """Leave what comes in the pipe, so that the tool has to wait."""
@@ -276,13 +266,13 @@ class Call:
             self.stdin_fd = -1
 
     def _watch(self, fd: int, handler: Callable[[], None]) -> None:
-        assert self._channel
-        self._channel.epoll.register(fd, select.EPOLLIN)
+        assert self._epoll
+        self._epoll.register(fd, select.POLLIN)  # which is EPOLLIN, where there is one
         self._handlers[fd] = handler
 
     def _unwatch(self, fd: int) -> None:
-        if self._channel and self._handlers.pop(fd, None):
-            self._channel.epoll.unregister(fd)
+        if self._epoll and self._handlers.pop(fd, None):
+            self._epoll.unregister(fd)
 
     def _on_output(self, reader: Reader) -> None:
         size = reader.read()
@@ -302,106 +292,58 @@ class Call:
         self.readers.remove(reader)
         reader.close()
 
-    def _on_channel(self) -> None:
-        assert self._channel
-        try:
-            data, fds, _ = wire.receive(self._channel.socket, self._channel.buffer)
-        except BlockingIOError:
+    def _on_news(self) -> None:
+        """Something has happened to the tree."""
+        hold = self._hold
+        news = hold.news()
+        if news is None or self.finished:
             return
-        except ConnectionResetError:
-            data, fds = b"", []
-        if data:
-            self._on_message(data, fds)
-            if data[:1] == wire.STARTED:
-                self._on_channel()  # a host that comes late finds the end behind it: no timeout
-        elif not self._over and not self.finished:
-            self._on_silence()
-
-    def _on_message(self, data: bytes, fds: list[int]) -> None:
         now = time.monotonic()
-        kind = data[:1]
-        if kind == wire.STARTED:
-            _, self.pid, self._index = wire.STARTED_BODY.unpack(data)
-            self._pidfd = fds[0]
+        if news is News.STARTED:
             self.rule.spawned()
-        elif kind == wire.EXITED:
-            _, self.pid, self._index, self._status, user, system, max_rss, live = (
-                wire.EXITED_BODY.unpack(data)
-            )
-            self._usage = Usage(user, system, max_rss * 1024)
-            self._close_pidfd()
-            self._over = not live
-            self.rule.exited(now, live)
-        elif kind == wire.EMPTY:
-            self._over = True
+        elif news is News.EXITED or news is News.LEFT:
+            self.rule.exited(now, live=news is News.LEFT)
+        elif news is News.EMPTY:
             self.rule.empty(now)
-        elif kind == wire.KILLED:
-            self._over = True
-            self._leftover_count, self._leftovers = _leftovers(data)
+        elif news is News.KILLED:
             self.rule.killed(now)
-        elif kind == wire.FAILED:
-            _, number = wire.FAILED_BODY.unpack_from(data)
-            step = data[wire.FAILED_BODY.size :].decode()
-            self._over = True
-            if number == errno.EMFILE and self._keeper:
-                lifeline.shed(self._keeper)
-            self._fail(now, explain(number, step, self.spec.program, self.spec.cwd))
-        elif kind == wire.BROKEN:
-            self._lose(f"the keeper has failed:\n{data[1:].decode('utf-8', 'replace')}")
-        if self._over and not self.readers:
+        elif news is News.FAILED:
+            self._fail(explain(*hold.failure, self.spec.program, self.spec.cwd))
+        elif hold.error:
+            self._fail(hold.error)
+        if hold.over and not self.readers:
             self.rule.drained(now)  # there is nothing to wait for where no output is read
         self.on_change()
+        if news is News.STARTED:
+            self._on_news()  # a host that comes late finds the end behind it: no timeout
 
-    def _on_silence(self) -> None:
-        """The channel has ended before the last message."""
-        assert self._keeper
-        if self._keeper.dead:
-            self._lose("the keeper has died; what it had started was killed")
-        else:
-            # The keeper's end of the channel did not arrive.
-            lifeline.shed(self._keeper)
-            message = "the keeper has no file descriptors left (see RLIMIT_NOFILE)"
-            self._fail(time.monotonic(), SpawnError(errno.EMFILE, message))
-        self.on_change()
-
-    def _fail(self, now: float, error: AgentsupError) -> None:
+    def _fail(self, error: AgentsupError) -> None:
+        """End the call without hearing any more of it."""
         self.error = error
         self._end_outputs()
-        self.rule.lost(now)
-
-    def _lose(self, message: str) -> None:
-        """End the call without the keeper."""
-        assert self._keeper
-        with contextlib.suppress(ProcessLookupError):
-            self.signal_main(signal.SIGKILL)
-        lifeline.lose(self._keeper)
-        error = KeeperLost(message)
-        self._fail(time.monotonic(), error)
-        error.partial = self.result()
+        self.rule.lost(time.monotonic())
+        if isinstance(error, KeeperLost):
+            error.partial = self.result()
 
     def _act(self) -> None:
         for action in self.rule.take():
             if action is Do.ASK:
-                self._tell(wire.ASK)
+                self._hold.ask()
             elif action is Do.KILL:
-                self._tell(wire.KILL)
+                self._hold.kill()
             elif action is Do.CLOSE_STDIN:
                 self.close_stdin()
             elif action is Do.LOSE:
-                self._lose("the keeper does not answer; what it had started was killed")
+                self._hold.give_up()
+                self._fail(KeeperLost("the keeper does not answer; what it had started was killed"))
             elif isinstance(action, SendSignal):
-                self._tell(wire.SIGNAL + bytes([action.signal]))
+                self._hold.signal_tree(action.signal)
             else:
                 self._start_pre_stop(action)
         if self.rule.finished:
             self._end_pre_stop()
             self._end_outputs()
             self.on_change()
-
-    def _tell(self, message: bytes) -> None:
-        if self._channel and not self._over:
-            with contextlib.suppress(OSError):  # it is gone: the end of file is on its way
-                self._channel.socket.send(message)
 
     # --- the pre-stop command -----------------------------------------------------------------
 
@@ -411,6 +353,8 @@ class Call:
             return self._note(f"{action.command}: not run, for there was no pid to tell it yet")
         try:
             spec = pre_stop_spec(action.command, self.spec, self.pid, action.seconds)
+            if self.spec.containment is Containment.PROCESS_GROUP:
+                spec.containment = Containment.PROCESS_GROUP  # else the keeper's, for nothing
             call = Call(spec)
             call.prepare()
             if not call.send():
@@ -444,7 +388,7 @@ class Call:
 
     def result(self) -> Result:
         """What the call has come to, so far or for good."""
-        status = self._status
+        hold, status = self._hold, self._hold.status
         exit_code = number = None
         if status is not None and os.WIFEXITED(status):
             exit_code = os.WEXITSTATUS(status)
@@ -460,7 +404,7 @@ class Call:
         ended = self.rule.ended_at or time.monotonic()
         steps = sorted([*self.rule.taken, *self._extra_steps], key=lambda step: step.at)
         return Result(
-            argv=tuple(_text(word) for word in self.spec.argv),
+            argv=tuple(text(word) for word in self.spec.argv),
             name=self.spec.name,
             outcome=outcome,
             exit_code=exit_code,
@@ -469,32 +413,30 @@ class Call:
             stderr=err,
             duration=ended - self.rule.started_at,
             queued=self.queued,
-            usage=self._usage,
+            usage=hold.usage,
             escalation=tuple(steps),
-            leftovers=self._leftovers,
-            leftover_count=self._leftover_count,
-            containment=Containment.SUBREAPER,
-            pid=self.pid,
+            leftovers=hold.leftovers,
+            leftover_count=hold.leftover_count,
+            containment=self.spec.containment,
+            pid=hold.pid,
             adopted=self.adopted(),
+            limits_reached=hold.limits_reached,
         )
 
     def adopted(self) -> tuple[Leftover, ...]:
         """What runs on of it now, if it left anything for adoption."""
-        if not self.rule.adopting or not self._keeper:
-            return ()
-        return tuple(
-            Leftover(pid, _words(wire.command_line(pid)), Found.ORPHAN, killed=False)
-            for pid in self._keeper.orphans(self._index)
-        )
+        return self._hold.adopted() if self.rule.adopting else ()
 
     def _own_outcome(self, number: int | None) -> Outcome:
         """How a main process ended that nobody stopped."""
         if number is None:
             return Outcome.EXITED
+        if number == signal.SIGKILL and "memory" in self._hold.limits_reached:
+            return Outcome.MEMORY_LIMIT
         limit = re.search(rb"limit=%d:(\d+)" % resource.RLIMIT_CPU, self.spec.options)
         # SIGKILL is for one that ignored SIGXCPU. What the kernel holds against the limit was
         # sampled, and is not quite what was used.
-        used = self._usage.user_cpu + self._usage.system_cpu
+        used = self._hold.usage.user_cpu + self._hold.usage.system_cpu
         if limit and (
             number == signal.SIGXCPU or (number == signal.SIGKILL and used > 0.9 * int(limit[1]))
         ):
@@ -502,34 +444,24 @@ class Call:
         return Outcome.SIGNALED
 
     def close(self) -> None:
-        """Let go of everything; what still runs is killed by the keeper. May be repeated."""
-        if not self._over:
-            # Said, not only implied by the end of file: a fork of this process may hold a copy.
-            self._tell(wire.KILL)
+        """Let go of everything; what still runs is killed. May be repeated."""
+        if not self._hold.over:
+            self._hold.kill()
         try:
             self._end_pre_stop()
             self._end_outputs()
         finally:  # a line callback may raise
             self._close_fds()
-            self._close_pidfd()
             self.close_stdin()
-            self._disconnect()
-
-    def _disconnect(self) -> None:
-        """Give the channel back for another call if this one's last message has come."""
-        for fd in list(self._handlers):
-            self._unwatch(fd)
-        channel, self._channel = self._channel, None
-        if channel and not self._over:
-            channel.close()
-        kept, self._keeper = self._keeper, None
-        if kept:
-            lifeline.release(kept, channel if self._over else None)
+            for fd in list(self._handlers):
+                self._unwatch(fd)
+            self._epoll = self._timer = None
+            self._hold.close()
 
     def _end_outputs(self) -> None:
         """Take what is left in the pipes, which is not much, and close them."""
         for reader in list(self.readers):
-            if self._channel:
+            if self._epoll:
                 reader.read_rest()
             self._end_reader(reader)
 
@@ -537,32 +469,6 @@ class Call:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
-
-    def _close_pidfd(self) -> None:
-        if self._pidfd >= 0:
-            os.close(self._pidfd)
-            self._pidfd = -1
-
-
-def _leftovers(data: bytes) -> tuple[int, tuple[Leftover, ...]]:
-    _, count = wire.KILLED_BODY.unpack_from(data)
-    offset = wire.KILLED_BODY.size
-    found: list[Leftover] = []
-    while offset < len(data):
-        pid, how, gone, size = wire.ENTRY.unpack_from(data, offset)
-        offset += wire.ENTRY.size
-        argv = _words(data[offset : offset + size])
-        offset += size
-        found.append(Leftover(pid, argv, _FOUND[how], bool(gone)))
-    return count, tuple(found)
-
-
-def _text(word: bytes) -> str:
-    return word.decode("utf-8", "backslashreplace")  # it can be printed and written as JSON
-
-
-def _words(argv: bytes) -> tuple[str, ...]:
-    return tuple(_text(word) for word in argv.split(b"\0"))
 
 
 def _signal(number: int) -> signal.Signals | int:

@@ -82,9 +82,11 @@ def explain(error: int, step: str, program: bytes, cwd: bytes) -> SpawnError:
         elif error == errno.ENOEXEC:
             text = "not a program: it has no '#!' line and is no binary of this machine"
         return SpawnError(error, f"command: {text}", name)
-    hints = {
-        errno.EPERM: " (changing users takes root)",
-        errno.EINVAL: " (beyond what this process may have?)",
-    }
-    argument = {"limit": "limits", "uid": "user", "gid": "user", "groups": "user"}.get(step, step)
-    return SpawnError(error, f"{argument}: {text}{hints.get(error, '')}", name)
+    hint = {
+        (errno.EPERM, "uid"): " (changing users takes root)",
+        (errno.EPERM, "gid"): " (changing groups takes root)",
+        (errno.EPERM, "groups"): " (changing groups takes root)",
+        (errno.EINVAL, "limit"): " (beyond what this process may have?)",
+    }.get((error, step), "")
+    argument = {"limit": "limits", "uid": "user", "gid": "group", "groups": "group"}.get(step, step)
+    return SpawnError(error, f"{argument}: {text}{hint}", name)

@@ -10,20 +10,23 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from attrs import define
 
+from .._levels import AUTO
+from .._levels import level as level_of
 from .._rules.call import Terms
 from .._values.command import Command, encode_argv
 from .._values.escalation import Escalation, Step
 from .._values.limits import Limits
 from .._values.number import seconds
 from .._values.output import OutputPolicy
-from .limits import limit_steps
+from .limits import level_for, limit_steps
 from .lookup import check_directory, find_program
-from .privileges import user_steps
+from .privileges import privilege_steps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable
+    from collections.abc import AsyncIterable, Sequence
 
     from .._values.command import CommandLike
+    from .._values.result import Containment
 
 
 class HasFileno(Protocol):
@@ -56,6 +59,11 @@ class CallOptions(TypedDict, total=False):
     limits: Limits | None
     output: OutputPolicy | None
     user: str | int | None
+    group: str | int | None
+    extra_groups: Sequence[str | int] | None
+    umask: int | None
+    no_new_privs: bool
+    capabilities: Sequence[str] | None
     leftovers: Literal["kill", "adopt"]
     name: str | None
 
@@ -73,6 +81,7 @@ class Spec:
     output: OutputPolicy
     terms: Terms
     name: str
+    containment: Containment = AUTO
 
 
 _OPTIONS = frozenset(CallOptions.__annotations__)
@@ -80,15 +89,16 @@ _DEFAULT_OUTPUT = OutputPolicy()
 _DEFAULT_ESCALATION = Escalation(Step(signal.SIGTERM, 5.0))
 
 
-def make_spec(command: CommandLike, options: CallOptions) -> Spec:
+def make_spec(command: CommandLike, options: CallOptions, level: Containment = AUTO) -> Spec:
     """Check everything; raise TypeError, ValueError or SpawnError, naming the argument."""
     if not options.keys() <= _OPTIONS:
         raise TypeError(f"unknown argument {min(options.keys() - _OPTIONS)!r}")
-    return _make_spec(command, **options)
+    return _make_spec(command, level, **options)
 
 
 def _make_spec(
     command: CommandLike,
+    level: Containment,
     timeout: float | None = None,
     idle_timeout: float | None = None,
     grace: float = 5.0,
@@ -100,6 +110,11 @@ def _make_spec(
     limits: Limits | None = None,
     output: OutputPolicy | None = None,
     user: str | int | None = None,
+    group: str | int | None = None,
+    extra_groups: Sequence[str | int] | None = None,
+    umask: int | None = None,
+    no_new_privs: bool = False,
+    capabilities: Sequence[str] | None = None,
     leftovers: Literal["kill", "adopt"] = "kill",
     name: str | None = None,
 ) -> Spec:
@@ -125,11 +140,14 @@ def _make_spec(
         output_limit=policy.limit,
         adopt=leftovers == "adopt",
     )
-    # In the order in which it can be done.
     allowed: Limits | None = _instance("limits", limits, Limits)
-    preparations = limit_steps(allowed, user) if allowed else []
-    if user is not None:
-        preparations += user_steps(user)
+    if allowed:
+        level = level_for(allowed, level)
+    # In the order in which it can be done.
+    preparations = [] if level is AUTO else [*level_of(level).options()]
+    if allowed:
+        preparations += limit_steps(allowed, user, level)
+    preparations += privilege_steps(user, group, extra_groups, umask, no_new_privs, capabilities)
     program = find_program(argv[0], path, directory)
     for step in terms.escalation.steps:
         if isinstance(step.action, Command):
@@ -144,6 +162,7 @@ def _make_spec(
         output=policy,
         terms=terms,
         name=_base_name(argv) if name is None else name,
+        containment=level,
     )
 
 
@@ -157,12 +176,18 @@ def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Sp
         program=find_program(argv[0], path, of.cwd),
         cwd=of.cwd,
         env=b"\0".join([pair for pair in of.env.split(b"\0") if pair] + variables),
-        options=of.options,
+        options=_without_level(of.options),
         stdin=None,
         output=OutputPolicy(head=0, tail=4096),
         terms=Terms(escalation=Escalation(), timeout=bound),
         name=_base_name(argv),
     )
+
+
+def _without_level(options: bytes) -> bytes:
+    """From within a namespace of its own, a command could not reach what it is to stop."""
+    levels = b"namespace=", b"cgroup=", b"leaf="
+    return b"\0".join([one for one in options.split(b"\0") if not one.startswith(levels)])
 
 
 def _base_name(argv: list[bytes]) -> str:

@@ -21,8 +21,8 @@ channel   ASK                 host → keeper. Send STARTED now, if it still run
 channel   STARTED pid index   keeper → host. It runs, as the spawn of this number; with it comes
           + fd                its pidfd. Only with EAGER, or when asked
 channel   FAILED errno step   keeper → host. It does not, and why. The last message of the call
-channel   EXITED pid index …  keeper → host. The main process is reaped: status, rusage, and
-                              whether others of its tree live on. If not, the last message
+channel   EXITED pid index …  keeper → host. The main process is reaped: status, rusage, whether
+                              others of its tree live on (if not: the last message), limits hit
 channel   EMPTY               keeper → host. Those others ended by themselves. The last message
 channel   KILLED entries      keeper → host. The tree is gone; who had to be killed, who could not
                               be. The last message
@@ -71,7 +71,11 @@ from errno import EINVAL, EMFILE
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import signal
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any, NoReturn
+
+    from .cgroup import Group, Leaf
+    from .namespace import Init
 else:
     import _signal as signal
 
@@ -83,13 +87,14 @@ STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b
 SPAWN_HEADER = struct.Struct("=cBH3I")
 STARTED_BODY = struct.Struct("=cII")  # pid, number of the spawn
 FAILED_BODY = struct.Struct("=cI")  # and the step's name
-# pid, number of the spawn, wait status, user s, system s, max RSS in KiB, whether others live on
-EXITED_BODY = struct.Struct("=cIIiddQ?")
+# pid, number of the spawn, wait status, user s, system s, max RSS in KiB, flags
+EXITED_BODY = struct.Struct("=cIIiddQB")
 KILLED_BODY = struct.Struct("=cI")  # how many had to be killed; entries for the first of them
 ENTRY = struct.Struct("=IBBH")  # pid, how it was found, gone, length of the argv that follows
 
 LARGE, EAGER = 1, 2  # flags of SPAWN
-DESCENDANT, ORPHAN, UNATTRIBUTED = range(3)  # how a process was found
+LIVE, MEMORY_HIT, PROCESSES_HIT = 1, 2, 4  # flags of EXITED
+DESCENDANT, ORPHAN, UNATTRIBUTED, GROUPED = range(4)  # how a process was found
 
 PACKET_MAX = 1 << 16
 FDS_SPACE = CMSG_SPACE(64 * 4)
@@ -124,11 +129,15 @@ class Call:
     def __init__(self, channel: Channel, index: int) -> None:
         self.channel: Channel | None = channel
         self.index = index
-        self.pid = 0
+        self.pid = 0  # our child: the main process, or the init of its namespace
+        self.main = 0
+        self.init: Init | None = None
+        self.leaf: Leaf | None = None
         self.born = int(time.clock_gettime(time.CLOCK_BOOTTIME) * CLOCK_TICKS)
         self.exited = False
         self.killing = False
         self.kill_deadline = 0.0
+        self.waves = 0
         # pid -> (how it was found, argv), the main process included
         self.killed: dict[int, tuple[int, bytes]] = {}
         self.spared: set[int] = set()  # pids that we may not signal
@@ -143,10 +152,13 @@ class Keeper:
         self.spawned = 0
         self.channels: dict[int, Channel] = {}  # descriptor -> Channel
         self.calls: set[Call] = set()
-        self.mains: dict[int, Call] = {}  # pid of a main process -> Call
+        self.mains: dict[int, Call] = {}  # pid of our child -> Call
         self.by_index: dict[int, Call] = {}  # number of the spawn -> Call
         # Calls whose main process is gone, or that are being killed.
         self.waiting: set[Call] = set()
+        self.inits: dict[int, Call] = {}  # descriptor -> Call, until its main process has ended
+        self.groups: dict[str, str] = {}  # delegated control group -> ours below it
+        self.group: Group | None = None  # where we are when we are in no leaf
         self.buffer = bytearray(PACKET_MAX)
         self.environment: tuple[bytes, dict[bytes, bytes]] = (b"", {})
         self.children_fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY)
@@ -179,6 +191,8 @@ class Keeper:
             for fd in ready:
                 if fd in self.channels:
                     self.on_channel(self.channels[fd])
+                elif fd in self.inits:
+                    self.on_init(self.inits[fd])
             if self.waiting:
                 self.look_after_waiting()
             if self.host in ready:
@@ -252,6 +266,11 @@ class Keeper:
         self.waiting.discard(call)
         self.by_index.pop(call.index, None)
         self.detach(call)
+        if call.leaf:
+            call.leaf.remove()
+        if call.init:
+            self.stop_watching(call.init)
+            call.init.close()
 
     def detach(self, call: Call) -> None:
         """The host has had the last message about this call."""
@@ -269,8 +288,10 @@ class Keeper:
                 raise SpawnFailed(EMFILE, "receive")
             request = Request(data, fds, self)
             request.enter(self.next_tag(call.index))
-            call.pid = prepared_spawn(request) if request.options else fast_spawn(request)
+            self.start(call, request)
         except SpawnFailed as failure:
+            if call.leaf:
+                call.leaf.remove()
             return self.tell(call, FAILED_BODY.pack(FAILED, failure.errno) + failure.step.encode())
         finally:
             os.chdir("/")  # never keep a file system busy
@@ -281,14 +302,51 @@ class Keeper:
         if request.eager:
             self.tell_started(call)
 
+    def start(self, call: Call, request: Request) -> None:
+        if request.group is not None:
+            call.leaf = request.leaf = self.make_leaf(call, request.group, request.settings)
+        if request.namespace:
+            call.init = mechanism("namespace").Init(request)
+            call.pid, call.main = call.init.pid, call.init.main
+            self.inits[call.init.socket.fileno()] = call
+            self.epoll.register(call.init.socket.fileno(), select.EPOLLIN)
+            return
+        if request.options or request.settings:
+            call.pid = prepared_spawn(request)
+        elif call.leaf and self.group:
+            call.leaf.enter()  # the child is born where we are
+            try:
+                call.pid = fast_spawn(request)
+            finally:
+                self.group.enter()
+        else:
+            call.pid = fast_spawn(request)
+        call.main = call.pid
+
+    def make_leaf(self, call: Call, home: str, settings: list[str]) -> Leaf:
+        cgroup = mechanism("cgroup")
+        try:
+            if self.group is None:
+                self.group = cgroup.Group(cgroup.own())
+            if home not in self.groups:
+                name = f"{home}/{cgroup.PREFIX}{self.tag_base:x}"
+                # Known before it is there, to whoever has to do it for us.
+                os.write(RECORD_FD, os.fsencode(name) + b"\n")
+                cgroup.make_parent(name)
+                self.groups[home] = name
+            leaf: Leaf = cgroup.Leaf(self.groups[home], call.index, settings)
+            return leaf
+        except OSError as error:
+            raise SpawnFailed(error.errno or 0, f"cgroup {error.filename or home}") from None
+
     def tell_started(self, call: Call) -> None:
         try:
-            pidfd = os.pidfd_open(call.pid)
+            pidfd = os.dup(call.init.pidfd) if call.init else os.pidfd_open(call.pid)
         except OSError as error:
             self.tell(call, FAILED_BODY.pack(FAILED, error.errno or EMFILE) + b"pidfd_open")
             self.detach(call)
             return self.start_killing(call)
-        self.tell(call, STARTED_BODY.pack(STARTED, call.pid, call.index), [pidfd])
+        self.tell(call, STARTED_BODY.pack(STARTED, call.main, call.index), [pidfd])
         os.close(pidfd)
 
     def next_tag(self, index: int) -> int | None:
@@ -298,7 +356,7 @@ class Keeper:
 
     def reap(self) -> None:
         """Reap everything that is dead: mains with their rusage, orphans without a word."""
-        ended: list[tuple[Call, int, resource.struct_rusage]] = []
+        ended: list[tuple[Call, tuple[int, float, float, int]]] = []
         childless = False
         while True:
             try:
@@ -308,18 +366,37 @@ class Keeper:
                 break
             if pid == 0:
                 break
+            if os.WIFSTOPPED(status):
+                untrace(pid, os.WSTOPSIG(status))
+                continue
             call = self.mains.pop(pid, None)
-            if call:
-                call.exited = True
-                ended.append((call, status, usage))
-        for call, status, usage in ended:
-            live = call.killing or (not childless and self.has_members(call))
-            used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
-            self.tell(call, EXITED_BODY.pack(EXITED, call.pid, call.index, status, *used, live))
-            if live:
-                self.waiting.add(call)
-            else:
-                self.forget(call)
+            if call and not call.exited:
+                report = call.init.report() if call.init else None
+                used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
+                ended.append((call, report[:4] if report else (status, *used)))
+        for call, how in ended:
+            self.on_exit(call, how, not childless and self.has_members(call))
+
+    def on_init(self, call: Call) -> None:
+        """The main process has ended. If it was the last of its namespace, so does the init."""
+        report = call.init.report() if call.init else None
+        if call.init and report and report[4]:
+            self.stop_watching(call.init)
+            self.on_exit(call, report[:4], True)
+
+    def stop_watching(self, init: Init) -> None:
+        if self.inits.pop(init.socket.fileno(), None):
+            self.epoll.unregister(init.socket.fileno())
+
+    def on_exit(self, call: Call, how: tuple[int, float, float, int], others: bool) -> None:
+        call.exited = True
+        live = others or call.killing
+        flags = LIVE * live | (call.leaf.hits() if call.leaf else 0)
+        self.tell(call, EXITED_BODY.pack(EXITED, call.main, call.index, *how, flags))
+        if live:
+            self.waiting.add(call)
+        else:
+            self.forget(call)
 
     def look_after_waiting(self) -> None:
         for call in list(self.waiting):
@@ -332,6 +409,8 @@ class Keeper:
     def signal_tree(self, call: Call, number: int) -> None:
         # All are found before the first is signalled: a parent's end would hide its children.
         for pid, _, parent in list(self.members(call)):
+            if call.init and pid == call.pid:
+                continue  # it would pass it on
             send_signal(pid, number, parent)
             if number not in STOPS:
                 # One that is stopped has to run to act on it, as in systemd.kill(5).
@@ -360,7 +439,12 @@ class Keeper:
         """SIGKILL every member; return the pids that still lived, and whether any was new."""
         found: list[tuple[int, int]] = []
         fresh = False
+        call.waves += 1
         for pid, how, parent in self.members(call):
+            if call.init and pid == call.pid and call.waves < 3 and not call.exited:
+                # It is to reap the main process and say how that has ended.
+                found.append((pid, parent))
+                continue
             if pid not in call.killed:
                 fresh = True
                 # Stopped, it can neither fork nor exit while its children and argv are read.
@@ -371,12 +455,15 @@ class Keeper:
                 continue
             found.append((pid, parent))
         for pid, parent in found:
-            if not send_signal(pid, signal.SIGKILL, parent):
+            if pid in call.killed and not send_signal(pid, signal.SIGKILL, parent):
                 call.spared.add(pid)
+        if call.leaf:
+            call.leaf.kill()
         return {pid for pid, _ in found}, fresh
 
     def report_killed(self, call: Call, survivors: set[int]) -> None:
-        others = {pid: entry for pid, entry in call.killed.items() if pid != call.pid}
+        own = call.pid, call.main
+        others = {pid: entry for pid, entry in call.killed.items() if pid not in own}
         message = [KILLED_BODY.pack(KILLED, len(others))]
         for pid, (found, argv) in list(others.items())[:ENTRIES_MAX]:
             message += ENTRY.pack(pid, found, pid not in survivors, len(argv)), argv
@@ -409,6 +496,9 @@ class Keeper:
         owner = self.owner_of(tag_of(pid))
         if owner is not None:
             return ORPHAN if owner is call else None
+        for other in self.calls:
+            if other.leaf and other.leaf.has(pid):
+                return GROUPED if other is call else None
         # A privileged process has changed its own limits.  It ends with the last call that was
         # already there when it started, and so could own it.
         born = start_time(pid)
@@ -426,16 +516,23 @@ class Keeper:
         """Kill all that there is, to a fixpoint; whether nothing is left."""
         deadline = time.monotonic() + KILL_BOUND
         while time.monotonic() < deadline:
+            for call in self.calls:
+                if call.leaf:
+                    call.leaf.kill()
             tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
             for pid, parent in tree:
                 send_signal(pid, signal.SIGKILL, parent)
                 tree += [(child, pid) for child in children_of(pid)]
             while True:
                 try:
-                    if os.wait4(-1, os.WNOHANG)[0] == 0:
+                    pid, status, _ = os.wait4(-1, os.WNOHANG)
+                    if pid == 0:
                         break
+                    if os.WIFSTOPPED(status):
+                        untrace(pid, signal.SIGKILL)
                 except ChildProcessError:
-                    return True
+                    gone = [mechanism("cgroup").destroy(name) for name in self.groups.values()]
+                    return all(gone)
             select.select([self.signals], [], [], RESCAN)
         return False
 
@@ -456,11 +553,30 @@ class Request:
             keeper.environment = (block, dict(variables))
         self.env = keeper.environment[1]
         # The first option is always there: the number that each descriptor is to have.
-        (_, targets), *self.options = [
+        (_, targets), *options = [
             option.split("=", 1) for option in body[argv + env :].decode().split("\0")
         ]
+        self.group: str | None = None
+        self.settings: list[str] = []
+        self.namespace = False
+        self.options: list[list[str]] = []
+        self.leaf: Leaf | None = None
+        if options:
+            self.read_level(options)
         self.cwd = fds[0]
         self.fds = list(zip(fds[1:], map(int, targets.split(",")), strict=True))
+
+    def read_level(self, options: list[list[str]]) -> None:
+        """What is ours to do; the rest is for the new process."""
+        for option in options:
+            if option[0] == "cgroup":
+                self.group = option[1]
+            elif option[0] == "leaf":
+                self.settings.append(option[1])
+            elif option[0] == "namespace":
+                self.namespace = True
+            else:
+                self.options.append(option)
 
     def enter(self, tag: int | None) -> None:
         """Take on what the new process is to inherit."""
@@ -495,7 +611,11 @@ def fast_spawn(request: Request) -> int:
         raise SpawnFailed(error.errno or 0, "exec") from None
 
 
-def prepared_spawn(request: Request) -> int:
+def prepared_spawn(
+    request: Request,
+    fork: Callable[[], int] = os.fork,
+    become: Callable[[Request, int, int], NoReturn] | None = None,
+) -> int:
     """fork, then what only the new process can do to itself, then exec."""
     parent = os.getpid()
     try:
@@ -503,9 +623,9 @@ def prepared_spawn(request: Request) -> int:
     except OSError as error:
         raise SpawnFailed(error.errno or 0, "pipe") from None
     try:
-        pid = os.fork()
+        pid = fork()
         if pid == 0:
-            prepare_and_exec(request, parent, write_end)
+            (become or prepare_and_exec)(request, parent, write_end)
         os.close(write_end)
         write_end = -1
         failure = os.read(read_end, 1024).decode()
@@ -516,16 +636,20 @@ def prepared_spawn(request: Request) -> int:
         if write_end >= 0:
             os.close(write_end)
     if failure:
+        os.kill(pid, signal.SIGKILL)  # it is about to end, but for the init of a namespace
         os.waitpid(pid, 0)
         errno, step = failure.split(" ", 1)
         raise SpawnFailed(int(errno), step)
     return pid
 
 
-def prepare_and_exec(request: Request, parent: int, report: int) -> None:
+def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
     """In the new process: it ends here, or becomes the program. Exec closes ``report``."""
-    step = "setsid"
+    step = "cgroup"
     try:
+        if request.leaf:
+            request.leaf.enter()
+        step = "setsid"
         os.setsid()
         for fd, target in request.fds:
             os.dup2(fd, target)
@@ -556,6 +680,30 @@ def set_uid(value: str) -> None:
     os.setresuid(int(value), int(value), int(value))
 
 
+def set_umask(value: str) -> None:
+    os.umask(int(value))
+
+
+def set_capabilities(value: str) -> None:
+    """Bound what exec can give: the bounding set, the inheritable one, and with it the ambient."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    for number in range(64):
+        # One that is not there takes privileges to drop as well.
+        held = libc.prctl(23, ctypes.c_ulong(number)) == 1  # PR_CAPBSET_READ
+        if held and not int(value) >> number & 1:
+            prctl(24, number)  # PR_CAPBSET_DROP
+    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
+    # Effective, permitted and inheritable: their lower halves, then their upper ones.
+    sets = (ctypes.c_uint32 * 6)()
+    failed = libc.capget(header, sets)
+    sets[2] &= int(value) & 0xFFFFFFFF
+    sets[5] &= int(value) >> 32
+    if failed or libc.capset(header, sets):
+        raise OSError(ctypes.get_errno(), "capset")
+
+
 def set_no_new_privs(value: str) -> None:
     prctl(38, int(value))  # PR_SET_NO_NEW_PRIVS
 
@@ -569,15 +717,34 @@ def set_limit(value: str) -> None:
     resource.setrlimit(number, (soft, hard))
 
 
-# The host sends them in this order: limits and groups can only be set while we still may.
+# The host sends them in this order: from the uid on, the others can no longer be set.
 PREPARATIONS = {
     "limit": set_limit,
+    "capabilities": set_capabilities,
     "groups": set_groups,
     "gid": set_gid,
     "uid": set_uid,
+    "umask": set_umask,
     "no_new_privs": set_no_new_privs,
     "death_signal": set_death_signal,
 }
+
+
+def mechanism(name: str) -> Any:
+    """Another file of this package, for what few calls want; to it, this one is the package's."""
+    full = f"agentsup._linux.{name}"
+    if full not in sys.modules:
+        from importlib.util import module_from_spec, spec_from_file_location
+
+        folder = os.path.dirname(os.path.abspath(__file__))
+        folder = folder.removesuffix("/__pycache__")
+        sys.modules.setdefault("agentsup._linux.keeper", sys.modules["__main__"])
+        spec = spec_from_file_location(full, f"{folder}/{name}.py")
+        assert spec
+        assert spec.loader
+        module = sys.modules[full] = module_from_spec(spec)
+        spec.loader.exec_module(module)
+    return sys.modules[full]
 
 
 # --- the kernel -------------------------------------------------------------------------------
@@ -589,6 +756,14 @@ def prctl(option: int, argument: int) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0):
         raise OSError(ctypes.get_errno(), "prctl")
+
+
+def untrace(pid: int, number: int) -> None:
+    """It has made its parent its tracer (PTRACE_TRACEME), and that is us: let it go on."""
+    import ctypes
+
+    passed_on = 0 if number == signal.SIGTRAP else number
+    ctypes.CDLL(None).ptrace(17, pid, None, ctypes.c_void_p(passed_on))  # PTRACE_DETACH
 
 
 def become_subreaper() -> None:

@@ -19,14 +19,21 @@ import socket
 import struct
 import sys
 import threading
+import time
+from typing import TYPE_CHECKING
 
 from .._errors import os_error
 from .._rules.tags import TagRange, tag_range
 from . import keeper, records
-from .sweep import sweep
 from .timer import Timer
 
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
 _DYING = 0.5  # seconds that a keeper may take from the first closed descriptor to its death
+_CLOSING = 10.0  # seconds that a keeper may take to kill what it has; it gives up before that
+_TRACED = 1.0  # seconds for the tracer of a dead keeper to end
+_TRY_BOUND = 60.0  # seconds for the keeper's answer on a very busy machine
 _ABOVE_THE_KEEPERS = 16  # descriptors that the keeper's own numbers cannot overwrite
 
 
@@ -40,6 +47,7 @@ class Keeper:
         self.calls_left = self.tags.capacity if self.tags.stride else sys.maxsize
         self.calls_in_flight = 0
         self.lost = False
+        self.umask = 0o022  # the host's, when the last call was begun
         self.idle: list[Channel] = []
         records.sweep_dead()
         record_fd, self.record = records.create(self.tags)
@@ -95,14 +103,31 @@ class Keeper:
             for fd in fds:
                 os.close(fd)
 
+    def spawn_packet(
+        self, argv: bytes, env: bytes, options: bytes, *, eager: bool
+    ) -> tuple[bytes, int]:
+        """A SPAWN message, and the memfd with its body, or -1 if the body fits in."""
+        size = len(argv) + len(env) + len(options)
+        large = size > keeper.PACKET_MAX - keeper.SPAWN_HEADER.size
+        flags = keeper.LARGE * large | keeper.EAGER * eager
+        header = keeper.SPAWN_HEADER.pack(
+            keeper.SPAWN, flags, self.umask, len(argv), len(env), len(options)
+        )
+        body = b"".join((argv, env, options))
+        if not large:
+            return header + body, -1
+        fd = memory_file("agentsup-request", body)
+        return header, fd
+
     def orphans(self, index: int) -> list[int]:
         """What lives on of its spawn number ``index``, whose main process has ended."""
         tag = self.tags.first - index * self.tags.stride
         mine = TagRange(tag, self.tags.stride, 1)
         tree = [pid for pid in keeper.children_of(self.pid) if mine.covers(keeper.tag_of(pid))]
+        inits = [pid for pid in tree if _is_init(pid)]
         for pid in tree:  # which grows
             tree += keeper.children_of(pid)
-        return tree
+        return [pid for pid in tree if pid not in inits]
 
     @property
     def dead(self) -> bool:
@@ -124,16 +149,27 @@ class Keeper:
         self.hang_up()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)  # somebody may have stopped it
-        self._reap()
+        if self._ended(_CLOSING):
+            self._reap()
+        else:
+            self.give_up()
 
     def hang_up(self) -> None:
         self.lifeline.close()
         while self.idle:
             self.idle.pop().close()
 
+    def _ended(self, seconds: float) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(seconds * 1000))
+
     def _reap(self) -> None:
+        """Not for ever: while a process traces the keeper, its end is for that one to see."""
+        deadline = time.monotonic() + _TRACED
         with contextlib.suppress(ChildProcessError):  # somebody waits for every child
-            os.waitpid(self.pid, 0)
+            while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < deadline:
+                time.sleep(0.01)  # nothing tells of it
         os.close(self.pidfd)
 
     def give_up(self) -> None:
@@ -141,14 +177,20 @@ class Keeper:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
         self.hang_up()
+        self._ended(_DYING)
+        records.clear(self.record, self.tags)
         self._reap()
-        if sweep(self.tags):
-            self._remove_record()
 
     def _remove_record(self) -> None:
         if self.record:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(self.record)
+
+
+def _is_init(pid: int) -> bool:
+    """Whether it is pid 1 of a namespace below ours."""
+    _, _, rest = keeper.read_proc(f"/proc/{pid}/status").partition(b"NSpid:")
+    return rest.partition(b"\n")[0].endswith(b"\t1")
 
 
 def _program() -> str:
@@ -207,10 +249,11 @@ _current: Keeper | None = None
 _LIMITS = [n for n in range(16) if n != resource.RLIMIT_RTTIME]  # all that Linux has
 
 
-def _identity() -> tuple[object, ...]:
+def _identity(status: bytes) -> tuple[object, ...]:
     """What tools inherit through the keeper. When it changes, a new keeper has to be started."""
     return (
         os.getpid(),
+        status[status.find(b"CapInh:") : status.find(b"Seccomp:")],  # and no_new_privs
         os.getresuid(),
         os.getresgid(),
         os.getgroups(),
@@ -221,7 +264,8 @@ def _identity() -> tuple[object, ...]:
 def acquire() -> Keeper:
     """The keeper for one more call. Each is to be given back to :func:`release`."""
     global _current
-    identity = _identity()
+    status = keeper.read_proc("/proc/self/status", 4096)
+    identity = _identity(status)
     with _lock:
         kept = _current
         if kept is None or kept.identity != identity or not kept.calls_left:
@@ -229,6 +273,7 @@ def acquire() -> Keeper:
             if kept is not None:
                 _retire(kept)
             kept = _current
+        kept.umask = _umask(status)
         kept.calls_left -= 1
         kept.calls_in_flight += 1
         return kept
@@ -303,25 +348,36 @@ os.register_at_fork(after_in_child=_forget_after_fork)
 atexit.register(shut_down)
 
 
-def umask() -> int:
+def try_out(options: Sequence[str]) -> tuple[int, str]:
+    """Have a program started that does not exist: at which step it fails (``exec`` if all the
+    others can be done), and with which error."""
+    kept = acquire()
+    channel = None
+    fds: list[int] = []
+    try:
+        channel = connect(kept)
+        fds = [os.open(path, os.O_PATH | os.O_CLOEXEC) for path in ("/", os.devnull)]
+        request = "\0".join(["targets=1", *options]).encode()
+        packet, _ = kept.spawn_packet(b"/proc/agentsup\0agentsup", b"", request, eager=False)
+        send(channel.socket, packet, fds)
+        poll = select.poll()
+        poll.register(channel.socket, select.POLLIN)
+        poll.poll(_TRY_BOUND * 1000)
+        data, _, _ = keeper.receive(channel.socket, channel.buffer)
+        _, number = keeper.FAILED_BODY.unpack_from(data)
+        return number, data[keeper.FAILED_BODY.size :].decode()
+    except OSError as error:
+        raise os_error(error, "the keeper cannot be reached") from None
+    finally:
+        for fd in fds:
+            os.close(fd)
+        release(kept, channel)
+
+
+def _umask(status: bytes) -> int:
     """The process's umask, which umask(2) cannot tell without changing it."""
-    _, _, rest = keeper.read_proc("/proc/self/status", 256).partition(b"Umask:")
+    _, _, rest = status.partition(b"Umask:")
     return int(rest[:6], 8) if rest else 0o022
-
-
-def spawn_packet(argv: bytes, env: bytes, options: bytes, *, eager: bool) -> tuple[bytes, int]:
-    """A SPAWN message, and the memfd with its body, or -1 if the body fits in."""
-    size = len(argv) + len(env) + len(options)
-    large = size > keeper.PACKET_MAX - keeper.SPAWN_HEADER.size
-    flags = keeper.LARGE * large | keeper.EAGER * eager
-    header = keeper.SPAWN_HEADER.pack(
-        keeper.SPAWN, flags, umask(), len(argv), len(env), len(options)
-    )
-    body = b"".join((argv, env, options))
-    if not large:
-        return header + body, -1
-    fd = memory_file("agentsup-request", body)
-    return header, fd
 
 
 def memory_file(name: str, content: bytes | bytearray) -> int:

@@ -1,9 +1,16 @@
-"""Who holds which tags: one file a keeper in the user's runtime directory.
+"""What each keeper has in hand: one file a keeper in the user's runtime directory.
+
+::
+
+    FIRST STRIDE CAPACITY        its tags
+    PID START NAMESPACE          its host
+    PATH                         its control group, if it has one, written by the keeper itself
 
 The keeper holds the file's flock(2) for as long as it lives and deletes it when it ends in order.
 A file whose lock is free therefore names a keeper that died by violence; if its host died at the
 same stroke, nobody has killed what they left.  So every start of a keeper begins by sweeping that:
-crash-only, start is recovery.
+crash-only, start is recovery.  A keeper whose host is dead and that still holds its lock is about
+to do that by itself, unless somebody has stopped it; it is swept as well.
 """
 
 from __future__ import annotations
@@ -15,7 +22,11 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import frozen
+
 from .._rules.tags import TagRange
+from .cgroup import destroy
+from .keeper import start_time
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -31,7 +42,7 @@ def runtime_directory() -> Path:
     return home / "agentsup" if os.access(home, os.W_OK) else Path(f"/tmp/agentsup-{uid}")
 
 
-def _directory() -> Path:
+def own_directory() -> Path:
     path = runtime_directory()
     try:
         path.mkdir(mode=0o700)
@@ -42,20 +53,55 @@ def _directory() -> Path:
     return path
 
 
+def _pid_namespace() -> int:
+    return os.stat("/proc/self/ns/pid").st_ino
+
+
+@frozen
+class Record:
+    """A record as it was read."""
+
+    tags: TagRange
+    host: int
+    host_start: int
+    namespace: int
+    groups: tuple[str, ...]
+
+    @classmethod
+    def parse(cls, text: str) -> Record:
+        """ValueError if it was cut short, by a full disk or a power cut."""
+        tags, host, *groups = text.splitlines()
+        first, stride, capacity = map(int, tags.split())
+        pid, start, namespace = map(int, host.split())
+        return cls(TagRange(first, stride, capacity), pid, start, namespace, tuple(groups))
+
+    @property
+    def host_is_dead(self) -> bool:
+        """False as well for a host in another PID namespace, where its number means another."""
+        return self.namespace == _pid_namespace() and start_time(self.host) != self.host_start
+
+    def clear(self) -> bool:
+        """Kill all that the keeper has left; whether nothing is."""
+        gone = [destroy(group) for group in self.groups]
+        return sweep(self.tags) and all(gone)
+
+
 def create(tags: TagRange) -> tuple[int, str]:
     """A locked record for a new keeper: its descriptor, for the keeper to inherit, and its path.
 
     Without a place for it, the path is empty and a warning says what that means.
     """
     try:
-        directory = _directory()
-        name = f"{os.getpid()}-{tags.first:x}"
+        directory = own_directory()
+        pid = os.getpid()
+        name = f"{pid}-{tags.first:x}"
         temporary, path = directory / f".{name}", directory / name
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             # Locked before it can be found, so that nobody takes it for a dead keeper's.
             fcntl.flock(fd, fcntl.LOCK_EX)
-            os.write(fd, f"{tags.first} {tags.stride} {tags.capacity}\n".encode())
+            host = f"{pid} {start_time(pid)} {_pid_namespace()}"
+            os.write(fd, f"{tags.first} {tags.stride} {tags.capacity}\n{host}\n".encode())
             temporary.rename(path)
         except BaseException:
             os.close(fd)
@@ -68,20 +114,30 @@ def create(tags: TagRange) -> tuple[int, str]:
             RuntimeWarning,
             stacklevel=2,
         )
-        return os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC), ""
+        return os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC), ""
     return fd, str(path)
+
+
+def clear(path: str, tags: TagRange) -> None:
+    """Kill what this process's own keeper has left when it died, and remove its record."""
+    try:
+        gone = Record.parse(Path(path).read_text()).clear() if path else sweep(tags)
+    except (OSError, ValueError):
+        gone = sweep(tags)
+    if path and gone:
+        Path(path).unlink(missing_ok=True)
 
 
 def sweep_dead() -> None:
     """Kill what keepers that died by violence have left."""
-    for path, tags in _dead():
-        if sweep(tags):
+    for path, record in _dead():
+        if record.clear():
             path.unlink(missing_ok=True)
 
 
-def _dead() -> Iterator[tuple[Path, TagRange]]:
+def _dead() -> Iterator[tuple[Path, Record]]:
     try:
-        paths = [path for path in _directory().iterdir() if not path.name.startswith(".")]
+        paths = [path for path in own_directory().iterdir() if not path.name.startswith(".")]
     except OSError:
         return  # create() is about to say so
     for path in paths:
@@ -90,12 +146,19 @@ def _dead() -> Iterator[tuple[Path, TagRange]]:
         except OSError:
             continue  # it has just ended in order
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            first, stride, capacity = os.read(fd, 100).split()
-            yield path, TagRange(int(first), int(stride), int(capacity))
-        except BlockingIOError:
-            pass  # alive
+            record = Record.parse(os.read(fd, 1 << 16).decode())
+            if record.host_is_dead or _is_free(fd):
+                yield path, record
         except ValueError:
-            path.unlink(missing_ok=True)  # cut short by a full disk or a power cut
+            if _is_free(fd):
+                path.unlink(missing_ok=True)
         finally:
             os.close(fd)
+
+
+def _is_free(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

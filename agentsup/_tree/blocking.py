@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Literal
 from .._calls import blocking
 from .._calls.spec import PIPE, make_spec
 from .._errors import SupervisorClosed
-from .._platform import require_linux
+from .._levels import AUTO, choose
+from .._platform import require_platform
 from .._values.number import whole
 from .._values.result import Containment
-from .containment import check_containment
 
-if sys.platform == "linux":  # elsewhere this can be imported, and require_linux() says the rest
+if sys.platform != "win32":  # there this can be imported, and require_platform() says the rest
     from .._calls.call import Call
 
 if TYPE_CHECKING:
@@ -48,18 +48,19 @@ class SyncSupervisor:
         containment: Containment | Literal["auto"] = "auto",
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
-        check_containment(containment)
+        self._level = choose(containment)
         self._turns = _Turns(limit) if limit is not None else None
         self._changed = threading.Condition()
         self._calls = 0
         self._open = False
-        self._closing = -1  # an eventfd that all calls watch
+        self._closing = -1  # a pipe that all calls watch, and that ends with the block
+        self._closing_end = -1
 
     def __enter__(self) -> Self:
-        require_linux()
+        require_platform(self._level)
         if self._closing >= 0:
             raise RuntimeError("a SyncSupervisor can be entered only once")
-        self._closing = os.eventfd(0, os.EFD_CLOEXEC)
+        self._closing, self._closing_end = os.pipe()
         self._open = True
         return self
 
@@ -71,7 +72,7 @@ class SyncSupervisor:
     ) -> None:
         with self._changed:
             self._open = False
-            os.eventfd_write(self._closing, 1)
+            os.close(self._closing_end)
             self._changed.wait_for(lambda: self._calls == 0)
             os.close(self._closing)
 
@@ -83,7 +84,7 @@ class SyncSupervisor:
         ``stdin`` cannot be an async iterable here, and ``leftovers`` cannot be ``"adopt"``.
         KeyboardInterrupt stops the tree and reaps it before it goes on.
         """
-        spec = _blocking_spec(command, options)
+        spec = _blocking_spec(command, options, self._level)
         with self._counted():
             call = Call(spec)
             if self._turns is None:
@@ -156,13 +157,13 @@ def run_sync(
 ) -> Result:
     """Run ``command`` without an event loop; takes and raises what :meth:`SyncSupervisor.run`
     does."""
-    require_linux()
+    require_platform(AUTO)
     result = blocking.run(Call(_blocking_spec(command, options)))
     return result.check() if check else result
 
 
-def _blocking_spec(command: CommandLike, options: CallOptions) -> Spec:
-    spec = make_spec(command, options)
+def _blocking_spec(command: CommandLike, options: CallOptions, level: Containment = AUTO) -> Spec:
+    spec = make_spec(command, options, level)
     if spec.stdin is PIPE or hasattr(spec.stdin, "__aiter__"):
         raise TypeError("stdin must be bytes, an open file or a descriptor without an event loop")
     if spec.terms.adopt:

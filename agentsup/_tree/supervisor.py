@@ -14,12 +14,12 @@ from .._calls import on_loop
 from .._calls.process import Process
 from .._calls.spec import PIPE, make_spec
 from .._errors import SupervisorClosed
-from .._platform import require_linux
+from .._levels import AUTO, choose
+from .._platform import require_platform
 from .._values.number import whole
 from .._values.result import Containment, Outcome
-from .containment import check_containment
 
-if sys.platform == "linux":  # elsewhere this can be imported, and require_linux() says the rest
+if sys.platform == "linux":  # elsewhere this can be imported, and require_platform(self._level) says the rest
     from .._calls.call import Call
 
 if TYPE_CHECKING:
@@ -62,8 +62,8 @@ class Supervisor:
 
     :param max_concurrency: how many calls may run at a time; more of them wait in line, first
         come first served. The time in line is ``result.queued`` and counts against no timeout.
-    :param containment: the level to hold processes with, or ``"auto"`` for the strongest to be
-        had. A level that is not to be had is an error.
+    :param containment: the level to hold processes with, or ``"auto"`` for the strongest that
+        costs nothing. A level that is not to be had is an error.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Supervisor:
         containment: Containment | Literal["auto"] = "auto",
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
-        check_containment(containment)
+        self._level = choose(containment)
         self._limit = limit
         self._turns: anyio.Semaphore | None = None
         self._calls: dict[Call, anyio.Event] = {}
@@ -81,7 +81,7 @@ class Supervisor:
         self._open = False
 
     async def __aenter__(self) -> Self:
-        require_linux()
+        require_platform(self._level)
         if self._tasks is not None:
             raise RuntimeError("a Supervisor can be entered only once")
         if self._limit is not None:
@@ -138,7 +138,14 @@ class Supervisor:
         :param extend_env: variables to add to that.
         :param limits: what it may use.
         :param output: what is kept of what it prints.
-        :param user: the name or number of the user to run it as; takes root.
+        :param user: the name or number of the user to run it as, with that user's groups; takes
+            root, as ``group`` and ``extra_groups`` do.
+        :param group: another group than the user's own. Without ``user``, no others are kept.
+        :param extra_groups: other supplementary groups than the user's own.
+        :param umask: permissions that its files are not to have; the host's own by default.
+        :param no_new_privs: let no setuid program in it take effect; anybody may ask for that.
+        :param capabilities: the names of all that it may ever have (capabilities(7)), ``()`` for
+            none. A bound: it gives none to a user who has none. Takes root.
         :param leftovers: ``"kill"`` what outlives the main process, or ``"adopt"`` it: it then
             runs on, in :meth:`tree`, until it ends, is stopped, or the supervisor is left.
         :param check: raise :exc:`ToolFailed` unless it exited with status 0.
@@ -148,7 +155,7 @@ class Supervisor:
         :raises KeeperLost: the keeper died; what it had started was killed.
         :raises SupervisorClosed: the block has been left.
         """
-        spec = make_spec(command, options)
+        spec = make_spec(command, options, self._level)
         if spec.stdin is PIPE:
             raise ValueError("stdin=PIPE is for open(); run() takes bytes, a file or an iterable")
         if hasattr(spec.stdin, "__aiter__"):
@@ -176,7 +183,7 @@ class Supervisor:
         Takes what :meth:`run` takes, and ``stdin=agentsup.PIPE``. Leaving the block stops the
         tree. Time limits and escalation run in the background, whatever the block does.
         """
-        spec = make_spec(command, options)
+        spec = make_spec(command, options, self._level)
         if hasattr(spec.stdin, "__aiter__"):
             raise ValueError("stdin of open() is bytes, a file or agentsup.PIPE; send to a PIPE")
         async with self._opened(spec) as process:
@@ -262,7 +269,7 @@ async def run(
     Takes and raises what :meth:`Supervisor.run` does, but ``leftovers="adopt"``: there is nothing
     that could hold what is adopted.
     """
-    require_linux()
+    require_platform(AUTO)
     spec = make_spec(command, options)
     refuse_adoption(spec)
     if hasattr(spec.stdin, "__aiter__") or spec.stdin is PIPE:

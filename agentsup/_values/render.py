@@ -78,6 +78,7 @@ def to_dict(result: Result) -> dict[str, Any]:
         "leftover_count": result.leftover_count,
         "adopted": [_leftover(leftover) for leftover in result.adopted],
         "containment": result.containment.name,
+        "limits_reached": list(result.limits_reached),
         "pid": result.pid,
     }
 

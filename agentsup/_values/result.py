@@ -46,6 +46,8 @@ class Found(enum.Enum):
     ORPHAN = "orphan"
     #: it had shed its tag (which takes privileges), and no other call could own it
     UNATTRIBUTED = "unattributed"
+    #: it had shed its tag, and its control group named the call
+    GROUPED = "grouped"
 
 
 @frozen
@@ -110,6 +112,8 @@ class Result:
     pid: int | None
     #: What it left running with ``leftovers="adopt"``, when the result was made.
     adopted: tuple[Leftover, ...] = ()
+    #: Limits of the control group that it ran into: ``"memory"``, ``"processes"``.
+    limits_reached: tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 # For each command its line in the help. It is `command` in the module of its name.
 _COMMANDS = {
     "run": "Run one command, within limits, and leave nothing of it behind.",
+    "doctor": "Say what this host can hold, why not more, and what would give more.",
 }
 
 

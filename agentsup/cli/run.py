@@ -64,6 +64,13 @@ signals are passed on.
 @click.option("--open-files", type=int, help="File descriptors of each process.")
 @click.option("--processes", type=int, help="Processes of the user (as root: give --user).")
 @click.option("--user", help="Name or number of the user to run it as.")
+@click.option("--group", help="Name or number of the group, if not the user's own.")
+@click.option("--extra-groups", metavar="LIST", help="Other groups, if not the user's own; or ''.")
+@click.option("--umask", metavar="OCTAL", help="Permissions that its files are not to have.")
+@click.option("--no-new-privs", is_flag=True, help="Let no setuid program in it take effect.")
+@click.option(
+    "--capabilities", metavar="LIST", help="All that it may ever have, as kill,chown; or none."
+)
 @click.option("--cwd", metavar="DIRECTORY", help="Directory to run it in.")
 @click.option("--result", metavar="FILE", help="Write what came of it to this file, as JSON.")
 @click.option("--report", is_flag=True, help="Show what came of it on stderr.")
@@ -138,7 +145,6 @@ def _spec(words: tuple[str, ...], options: dict[str, Any], result_file: str | No
     from .._values.limits import Limits
     from .._values.output import OutputPolicy
 
-    user = options["user"]
     limits = ("memory", "cpu_time", "file_size", "open_files", "processes")
     # One stream where both go to one place: what is printed keeps its order.
     merge = result_file is None and os.path.sameopenfile(1, 2)
@@ -153,11 +159,33 @@ def _spec(words: tuple[str, ...], options: dict[str, Any], result_file: str | No
                 "cwd": options["cwd"],
                 "limits": Limits(**{name: options[name] for name in limits}),
                 "output": OutputPolicy(limit=options["limit_output"], merge_stderr=merge),
-                "user": int(user) if user and user.isdecimal() else user,
+                "user": _account(options["user"]),
+                "group": _account(options["group"]),
+                "extra_groups": _list(options["extra_groups"]),
+                "umask": _umask(options["umask"]),
+                "no_new_privs": options["no_new_privs"],
+                "capabilities": _list(options["capabilities"], none="none"),
             },
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(_in_options(str(error))) from None
+
+
+def _account(text: str | None) -> str | int | None:
+    return int(text) if text and text.isdecimal() else text
+
+
+def _list(text: str | None, none: str = "") -> list[Any] | None:
+    if text is None:
+        return None
+    return [] if text == none else [_account(word) for word in text.split(",")]
+
+
+def _umask(text: str | None) -> int | None:
+    try:
+        return None if text is None else int(text, 8)
+    except ValueError:
+        raise ValueError(f"umask must be octal, as 022, not {text!r}") from None
 
 
 def _send(call: Call) -> None:
@@ -267,9 +295,8 @@ def _explain(error: AgentsupError) -> tuple[int, str]:
 def _in_options(message: str) -> str:
     """Arguments of the API as the options that they come from."""
     options = "|".join(param.name for param in command.params if isinstance(param, click.Option))
-    named = re.sub(
-        rf"^(?:Limits\.|limits\.)?({options})\b",
-        lambda match: "--" + match[1].replace("_", "-"),
+    return re.sub(
+        rf"^(?:Limits\.|limits\.)?({options})\b|\b({options})=(?:True)?",
+        lambda match: "--" + (match[1] or match[2]).replace("_", "-"),
         message,
     )
-    return named.replace("user= too", "--user too")

@@ -1,0 +1,1 @@
+"""macOS and the BSDs: one kernel mechanism a file."""
