@@ -586,7 +586,8 @@ async def test_leftover_of_one_call_is_not_another_calls(marker):
     async with agentsup.Supervisor() as sup, sup.open(slow, stdin=agentsup.PIPE):
         for _ in range(3):
             result = await sup.run(quick)
-            assert [left.argv for left in result.leftovers] == [("sleep", marker)]
+            (left,) = result.leftovers
+            assert marker in " ".join(left.argv)  # on a busy machine it may still be the shell
         assert len(marker.pids()) == 2  # the shell's script names it too
     assert not marker.pids()
 

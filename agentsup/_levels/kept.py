@@ -53,7 +53,14 @@ class Kept(Hold):
         assert self._keeper
         if self._channel:
             return False
-        channel = self._channel = lifeline.connect(self._keeper)
+        try:
+            channel = self._channel = lifeline.connect(self._keeper)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if not self._is_lost(error):
+                raise os_error(error, "the keeper cannot be reached") from None
+            return self.connect()
         assert channel.timer
         self.fd, self.epoll, self.timer = channel.fd, channel.epoll, channel.timer
         return True
@@ -66,13 +73,19 @@ class Kept(Hold):
         except BlockingIOError:
             raise
         except OSError as error:
-            if not self._keeper.lost and error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            if not self._is_lost(error):
                 raise os_error(error, "the keeper cannot be reached") from None
-            # It died while it had nothing to do: start the next one.
-            lifeline.lose(self._keeper)
-            self._release()
-            self._keeper = lifeline.acquire()
             return False
+        return True
+
+    def _is_lost(self, error: OSError) -> bool:
+        """Whether the keeper died while it had nothing to do. Then there is the next one."""
+        assert self._keeper
+        if not self._keeper.lost and error.errno not in (errno.EPIPE, errno.ECONNRESET):
+            return False
+        lifeline.lose(self._keeper)
+        self._release()
+        self._keeper = lifeline.acquire()
         return True
 
     def room(self) -> int:

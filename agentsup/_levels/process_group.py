@@ -9,9 +9,10 @@ the leader, the main process, stays a zombie until all is over, and killpg(2) is
 Nothing tells of the end of the others, which are not our children: while there are any after the
 leader's end, they are looked for from time to time.
 
-On Linux they are found in ``/proc`` and listed.  Elsewhere killpg(2) says whether there are any,
-and they are not listed; and FreeBSD counts the zombie among them, so that there every call ends
-with a SIGKILL to its group, which ``result.escalation`` shows.
+On Linux they are found in ``/proc`` and listed.  Elsewhere kill(2) says whether there are any, and
+``result.leftovers`` stays empty.  FreeBSD counts zombies too, so there the leader is reaped at its
+end.  The number is its group's then for as long as anybody is in that (POSIX), and not if there is
+a process of this number.
 
 Signals that this process ignores or blocks, the tool does too, as with :mod:`subprocess`.
 """
@@ -182,8 +183,6 @@ class ProcessGroup(Hold):
         return News.LEFT if first else None
 
     def _look_at_killed(self, deadline: float) -> News | None:
-        if self._exited and sys.platform != "linux":
-            self._reap()  # the zombie would be taken for one that is left
         others = self._others()
         killable = [pid for pid in others if _may_signal(pid)]
         main_lives = self._main is not None and _may_signal(self._main.pid)
@@ -232,11 +231,11 @@ class ProcessGroup(Hold):
                     if pid not in self._found:
                         self._found[pid] = words(command_line(pid))
             return others
-        try:
-            os.kill(-self.pid, 0)
-        except OSError:
+        if sys.platform != "darwin":
+            self._reap()
+        if self._reaped and _exists(self.pid):
             return []
-        return [-self.pid]
+        return [-self.pid] if _exists(-self.pid) else []
 
     def signal_main(self, number: int) -> None:
         if not self._main:
@@ -244,7 +243,7 @@ class ProcessGroup(Hold):
         self._main.send_signal(number)
 
     def signal_tree(self, number: int) -> None:
-        if self.pid is None or self._reaped or self.over:
+        if self.pid is None or self.over or (self._reaped and not self._others()):
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
@@ -299,6 +298,16 @@ class ProcessGroup(Hold):
             self.epoll.unregister(self.fd)
             self._main.close()
             self._main, self.fd = None, -1
+
+
+def _exists(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return pid > 0  # for a group of zombies, macOS says that
+    return True
 
 
 def _may_signal(pid: int) -> bool:

@@ -717,7 +717,7 @@ def set_limit(value: str) -> None:
     resource.setrlimit(number, (soft, hard))
 
 
-# The host sends them in this order: from the uid on, the others can no longer be set.
+# The host sends them in this order: what only root may do comes before the uid.
 PREPARATIONS = {
     "limit": set_limit,
     "capabilities": set_capabilities,

@@ -264,7 +264,7 @@ def _identity(status: bytes) -> tuple[object, ...]:
 def acquire() -> Keeper:
     """The keeper for one more call. Each is to be given back to :func:`release`."""
     global _current
-    status = keeper.read_proc("/proc/self/status", 4096)
+    status = _own_status()
     identity = _identity(status)
     with _lock:
         kept = _current
@@ -372,6 +372,15 @@ def try_out(options: Sequence[str]) -> tuple[int, str]:
         for fd in fds:
             os.close(fd)
         release(kept, channel)
+
+
+def _own_status() -> bytes:
+    """Of /proc/self/status, which an error must not pass for another one."""
+    fd = os.open("/proc/self/status", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        return os.read(fd, 4096)
+    finally:
+        os.close(fd)
 
 
 def _umask(status: bytes) -> int:
