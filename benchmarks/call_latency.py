@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+from measure import Block, Report, medians, timed
 
 import agentsup
 from agentsup._linux import lifeline
@@ -69,45 +68,7 @@ int main(int argc, char **argv) {
 """
 
 
-@dataclass
-class Report:
-    """Rows of the table, and the targets that were missed."""
-
-    missed: list[str] = field(default_factory=list)
-
-    def title(self, text: str) -> None:
-        print(f"\n{text}\n{'-' * len(text)}", flush=True)
-
-    def row(self, name: str, value: str, note: str = "") -> None:
-        print(f"  {name:<34} {value:>12}   {note}", flush=True)
-
-    def ratio(self, name: str, ours: float, theirs: float, target: float) -> None:
-        ratio = ours / theirs
-        met = ratio <= target
-        self.row(name, f"{ratio:.2f}x", f"target <= {target:.2f}x  {'ok' if met else 'MISSED'}")
-        if not met:
-            self.missed.append(f"{name}: {ratio:.2f}x > {target:.2f}x")
-
-    def no_growth(self, name: str, growth: float, allowed: float, unit: str) -> None:
-        met = growth <= allowed
-        note = f"allowed {allowed:g} {unit}  {'ok' if met else 'MISSED'}"
-        self.row(name, f"{growth:+g} {unit}", note)
-        if not met:
-            self.missed.append(f"{name}: {growth:+g} {unit}")
-
-
 # --- one call ---------------------------------------------------------------------------------
-
-Block = Callable[[int], list[float]]
-
-
-def timed(call: Callable[[], object], count: int) -> list[float]:
-    times = []
-    for _ in range(count):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return times
 
 
 def on_loop(call: Callable[[], Awaitable[object]], backend: str, **options: object) -> Block:
@@ -144,14 +105,6 @@ def c_loop(folder: Path) -> Block | None:
         return [float(line) for line in output.stdout.split()]
 
     return block
-
-
-def medians(contestants: dict[str, Block], rounds: int, per_block: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in contestants}
-    for _ in range(rounds):
-        for name, block in contestants.items():
-            times[name] += block(per_block)
-    return {name: statistics.median(values) for name, values in times.items()}
 
 
 def latency(report: Report, folder: Path, rounds: int) -> None:

@@ -148,7 +148,7 @@ def test_options_end_where_the_command_begins() -> None:
 
 
 def test_version_and_help() -> None:
-    for option, text in [("--version", "agentsup "), ("--help", "run  Run one command")]:
+    for option, text in [("--version", "agentsup "), ("--help", "Run one command")]:
         done = subprocess.run([*AGENTSUP, option], capture_output=True, text=True, timeout=30)
         assert done.returncode == 0
         assert text in done.stdout

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import signal
+import struct
 from typing import TYPE_CHECKING
 
 from .._errors import KeeperLost, SpawnError, os_error
@@ -100,6 +101,17 @@ class Kept(Hold):
             return None
         except ConnectionResetError:
             data, fds = b"", []
+        try:
+            return self._understood(data, fds)
+        except (struct.error, IndexError, KeyError, ValueError):
+            self.error = KeeperLost("the keeper has said something that makes no sense")
+            self.give_up()
+            return News.LOST
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _understood(self, data: bytes, fds: list[int]) -> News | None:
         kind = data[:1]
         if kind == wire.EXITED:
             _, self.pid, self._index, self.status, user, system, max_rss, flags = (
@@ -114,7 +126,7 @@ class Kept(Hold):
         if kind == wire.STARTED:
             _, self.pid, self._index = wire.STARTED_BODY.unpack(data)
             self._close_pidfd()  # it was asked for twice
-            self._pidfd = fds[0]
+            self._pidfd = fds.pop()
             return News.STARTED
         if kind == wire.EMPTY:
             self.over = True

@@ -458,6 +458,8 @@ class Keeper:
             if pid in call.killed and not send_signal(pid, signal.SIGKILL, parent):
                 call.spared.add(pid)
         if call.leaf:
+            if self.group and call.leaf.has(os.getpid()):
+                self.group.enter()  # where a privileged tool may have moved us
             call.leaf.kill()
         return {pid for pid, _ in found}, fresh
 

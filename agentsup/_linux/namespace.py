@@ -57,6 +57,7 @@ REPORT = struct.Struct("=iddQ?")  # wait status, user s, system s, max RSS in Ki
 SYS_CLONE3 = 435  # the same on every architecture
 CLONE_ARGS = struct.Struct("=11Q")  # clone_args of clone(2)
 CLONE_NEWNS, CLONE_NEWUSER, CLONE_NEWPID = 0x00020000, 0x10000000, 0x20000000
+MNT_DETACH = 2
 MS_NOSUID, MS_NODEV, MS_NOEXEC, MS_REC, MS_PRIVATE = 2, 4, 8, 0x4000, 1 << 18
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE = 1, 4
 CAP_SYS_ADMIN = 21
@@ -125,6 +126,8 @@ class Place:
                 become_same_user(*self.user)
             step = "mount /proc"
             call("mount", b"none", b"/", None, MS_REC | MS_PRIVATE, None)
+            if not self.user:  # else it is locked (mount_namespaces(7)), and this would fail
+                call("umount2", b"/proc", MNT_DETACH)  # nobody is to find it below the new one
             call("mount", b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
             # Else a tool could trace it, where both are of the same user.
             call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from .._values.result import Containment
+from .params import LEVELS
 
-_LEVELS = {level.name.lower().replace("_", "-"): level for level in Containment}
 _WIDTH = 18  # of the first column
 _KILL = 5  # CAP_KILL
 
@@ -31,7 +31,7 @@ Exit status:
 @click.option(
     "--require",
     "wanted",
-    type=click.Choice(list(_LEVELS)),
+    type=click.Choice(list(LEVELS)),
     default="subreaper",
     help="Fail unless this level is to be had (default: subreaper).",
 )
@@ -44,7 +44,7 @@ def command(wanted: str, as_json: bool) -> int:
     else:
         for line in _lines(findings):
             click.echo(line)
-    return 0 if findings["levels"][_LEVELS[wanted].name]["available"] else 1
+    return 0 if findings["levels"][LEVELS[wanted].name]["available"] else 1
 
 
 def examine() -> dict[str, Any]:

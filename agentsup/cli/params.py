@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .._values.result import Containment
 from .._values.units import parse_duration, parse_size
 
 if TYPE_CHECKING:
@@ -32,5 +33,23 @@ class _Quantity(_ParamType):
             self.fail(str(error), param, ctx)
 
 
+class _Cpus(_ParamType):
+    """CPUs, or a percentage of one as systemd has it."""
+
+    name = "cpus"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        text = str(value)
+        try:
+            return float(text[:-1]) / 100 if text.endswith("%") else float(text)
+        except ValueError:
+            self.fail(f"{text!r} is no number of CPUs, as 0.5 or 50%", param, ctx)
+
+
+CPUS = _Cpus()
+#: As they are written on the command line.
+LEVELS = {level.name.lower().replace("_", "-"): level for level in Containment}
 DURATION = _Quantity("duration", parse_duration)
 SIZE = _Quantity("size", parse_size)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from . import FAILED, LIMIT_REACHED, NOT_EXECUTABLE, NOT_FOUND, SIGNALED
-from .params import DURATION, SIZE
+from .params import CPUS, DURATION, LEVELS, SIZE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .._calls.call import Call
     from .._calls.spec import Spec
     from .._errors import AgentsupError
-    from .._values.result import Result
+    from .._values.result import Containment, Result
 
 _EPILOG = """\
 A SIZE is in bytes, or 64K, 512M, 1.5G (in steps of 1024). A DURATION is in seconds, or 100ms,
@@ -58,7 +58,17 @@ signals are passed on.
     help="Time from the first signal to SIGKILL for what is left of the tree (default: 5s).",
 )
 @click.option("--limit-output", type=SIZE, help="Pass on no more than this, and end it then.")
-@click.option("--memory", type=SIZE, help="Address space of each process.")
+@click.option(
+    "--containment",
+    metavar="LEVEL",
+    type=click.Choice(["auto", *LEVELS]),
+    default="auto",
+    help="How tightly to hold it (see 'agentsup doctor').",
+)
+@click.option("--memory", type=SIZE, help="Address space of each process; in a cgroup, memory.")
+@click.option("--memory-high", type=SIZE, help="Memory of the tree above which it is slowed down.")
+@click.option("--cpu-quota", type=CPUS, help="CPUs that the tree may use, as 0.5 or 50%.")
+@click.option("--io-weight", type=int, help="Share of a busy disk, 1 to 10000.")
 @click.option("--cpu-time", type=DURATION, help="CPU time of each process.")
 @click.option("--file-size", type=SIZE, help="Size that a process may let a file grow to.")
 @click.option("--open-files", type=int, help="File descriptors of each process.")
@@ -108,12 +118,16 @@ def _run(
     words: tuple[str, ...], result_file: str | None, options: dict[str, Any]
 ) -> tuple[Result, list[str]]:
     """Run it; return the result and what there is to say about it."""
-    from .._platform import require_linux
+    from .._levels import choose
+    from .._platform import require_platform
+    from .._values.result import Containment as Level
 
-    require_linux()
-    from .._linux import lifeline
+    level = choose(LEVELS.get(options["containment"], "auto"))
+    require_platform(level)
+    if level is not Level.PROCESS_GROUP:
+        from .._linux import lifeline
 
-    lifeline.release(lifeline.acquire(), None)  # it starts while we import what is left
+        lifeline.release(lifeline.acquire(), None)  # it starts while we import what is left
     from .._calls.call import Call
     from .relay import Relay
 
@@ -121,7 +135,7 @@ def _run(
         value is not None
         for value in (result_file, options["idle_timeout"], options["limit_output"])
     )
-    call = Call(_spec(words, options, result_file), outputs=None if watched else (1, 2))
+    call = Call(_spec(words, options, result_file, level), outputs=None if watched else (1, 2))
     call.prepare()
     try:
         relay = Relay(call, options["grace"])
@@ -140,12 +154,16 @@ def _run(
     return result, [*map(str, relay.errors()), *_notes(result, unread)]
 
 
-def _spec(words: tuple[str, ...], options: dict[str, Any], result_file: str | None) -> Spec:
+def _spec(
+    words: tuple[str, ...], options: dict[str, Any], result_file: str | None, level: Containment
+) -> Spec:
+    from attrs import fields
+
     from .._calls.spec import make_spec
     from .._values.limits import Limits
     from .._values.output import OutputPolicy
 
-    limits = ("memory", "cpu_time", "file_size", "open_files", "processes")
+    limits = [param.name for param in fields(Limits)]
     # One stream where both go to one place: what is printed keeps its order.
     merge = result_file is None and os.path.sameopenfile(1, 2)
     try:
@@ -166,6 +184,7 @@ def _spec(words: tuple[str, ...], options: dict[str, Any], result_file: str | No
                 "no_new_privs": options["no_new_privs"],
                 "capabilities": _list(options["capabilities"], none="none"),
             },
+            level,
         )
     except (TypeError, ValueError) as error:
         raise click.UsageError(_in_options(str(error))) from None
@@ -227,6 +246,7 @@ def _notes(result: Result, unread: int) -> list[str]:
     if result.outcome not in (Outcome.EXITED, Outcome.SIGNALED, Outcome.STOPPED):
         at = result.escalation[0].at if result.escalation else result.duration
         notes.append(f"{result.outcome.value} after {at:.1f} s")
+    notes += [f"reached its limit of {name}" for name in result.limits_reached]
     if result.leftover_count:
         noun = "process" if result.leftover_count == 1 else "processes"
         notes.append(f"killed {result.leftover_count} leftover {noun}")
