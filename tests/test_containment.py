@@ -156,6 +156,9 @@ async def test_open(containment, anyio_backend, marker):
     ):
         assert process.stdin
         await process.stdin.send(b"line\n")
+        async for line in process.lines():
+            assert line == "line"
+            break
         assert process.pid
         assert Path(f"/proc/{process.pid}/comm").read_text() == "cat\n"
         process.send_signal(signal.SIGINT)
@@ -282,6 +285,21 @@ def test_groups_that_a_tool_makes_are_removed(supervisor):
     )
     result = supervisor.run([sys.executable, "-c", source])
     assert result.ok, result.stderr.text
+
+
+@in_cgroup
+@group
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may leave its group")
+def test_a_tool_that_removes_its_group(supervisor, marker):
+    script = (
+        f"home={cgroup.find_home().path}; leaf=$(ls -d $home/{PREFIX}*/$(sed -n 's,^0::.*/,,p' "
+        "/proc/self/cgroup)); echo $$ > $home/cgroup.procs; "
+        f"rmdir $leaf && echo gone; setsid sleep {marker} & sleep {marker}"
+    )
+    result = supervisor.run(agentsup.shell(script), timeout=0.5, grace=0.1)
+    assert (result.outcome, result.stdout.text) == (Outcome.TIMED_OUT, "gone\n"), result
+    assert not marker.pids()
+    assert supervisor.run(["true"]).ok
 
 
 @in_cgroup

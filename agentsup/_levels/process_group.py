@@ -119,13 +119,12 @@ class ProcessGroup(Hold):
         try:
             self.pid = self._spawn(dict(zip(self._targets.split(b","), fds, strict=True)))
             self._main = Child(self.pid)
-        except OSError as error:
-            self._fail(error)
-        else:
             _held.add(self)
             self.fd = self._main.fd
             self.epoll.register(self.fd, select.POLLIN)
             self._unheard = News.STARTED
+        except OSError as error:
+            self._unheard = self._on_failure(error)
         self.due = 0.0
         return True
 
@@ -144,14 +143,16 @@ class ProcessGroup(Hold):
         process.returncode = 0  # it is not subprocess's to reap
         return process.pid
 
-    def _fail(self, error: OSError) -> None:
-        if self.pid is not None:  # it runs, but its end would not be seen
-            os.killpg(self.pid, signal.SIGKILL)
-            os.waitpid(self.pid, 0)
+    def _on_failure(self, error: OSError) -> News:
+        if self.pid is not None:
+            if isinstance(error, ProcessLookupError):
+                return self._on_reaped_elsewhere()
+            self._exited = True  # it runs, but its end would not be seen
+            self.signal_tree(signal.SIGKILL)
+            self._reap()
         steps = {None: "start", self._spec.cwd: "cwd"}
         self.failure = error.errno or errno.EIO, steps.get(error.filename, "exec")
-        self._unheard = News.FAILED
-        self.over = True
+        return self._end(News.FAILED)
 
     # --- what happens -------------------------------------------------------------------------
 
@@ -173,6 +174,9 @@ class ProcessGroup(Hold):
             self._exited = True
             self._stop_watching()
         if self._kill_deadline is not None:
+            if self._exited and first:
+                self.due = 0.0  # for what comes of the others
+                return News.LEFT
             return self._look_at_killed(self._kill_deadline)
         if not self._exited:
             return None
@@ -199,12 +203,12 @@ class ProcessGroup(Hold):
         return self._end(News.KILLED)
 
     def _on_reaped_elsewhere(self) -> News:
+        self._reaped = True  # its number may be another's, which signal_tree knows
         self.signal_tree(signal.SIGKILL)
         self.error = AgentsupError(
             "something else in this process has waited for the program, so that nobody knows how "
             "it has ended: waitpid(-1), or SIGCHLD ignored"
         )
-        self._reaped = True
         return self._end(News.LOST)
 
     def _look_again(self) -> None:

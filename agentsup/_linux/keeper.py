@@ -314,14 +314,21 @@ class Keeper:
         if request.options or request.settings:
             call.pid = prepared_spawn(request)
         elif call.leaf and self.group:
-            call.leaf.enter()  # the child is born where we are
-            try:
-                call.pid = fast_spawn(request)
-            finally:
-                self.group.enter()
+            call.pid = self.spawn_in(call.leaf, self.group, request)
         else:
             call.pid = fast_spawn(request)
         call.main = call.pid
+
+    def spawn_in(self, leaf: Leaf, group: Group, request: Request) -> int:
+        """A child is born where its parent is; and vfork(2) leaves it no time to move itself."""
+        try:
+            leaf.enter()
+        except OSError as error:
+            raise SpawnFailed(error.errno or 0, "cgroup") from None
+        try:
+            return fast_spawn(request)
+        finally:
+            group.enter()
 
     def make_leaf(self, call: Call, home: str, settings: list[str]) -> Leaf:
         cgroup = mechanism("cgroup")
@@ -457,11 +464,17 @@ class Keeper:
         for pid, parent in found:
             if pid in call.killed and not send_signal(pid, signal.SIGKILL, parent):
                 call.spared.add(pid)
-        if call.leaf:
-            if self.group and call.leaf.has(os.getpid()):
-                self.group.enter()  # where a privileged tool may have moved us
-            call.leaf.kill()
+        self.kill_leaf(call)
         return {pid for pid, _ in found}, fresh
+
+    def kill_leaf(self, call: Call) -> None:
+        try:
+            if call.leaf and self.group:
+                if call.leaf.has(os.getpid()):
+                    self.group.enter()  # where a privileged tool may have moved us
+                call.leaf.kill()
+        except OSError:
+            pass  # such a tool has removed it
 
     def report_killed(self, call: Call, survivors: set[int]) -> None:
         own = call.pid, call.main
@@ -519,8 +532,7 @@ class Keeper:
         deadline = time.monotonic() + KILL_BOUND
         while time.monotonic() < deadline:
             for call in self.calls:
-                if call.leaf:
-                    call.leaf.kill()
+                self.kill_leaf(call)
             tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
             for pid, parent in tree:
                 send_signal(pid, signal.SIGKILL, parent)

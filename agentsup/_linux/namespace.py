@@ -84,7 +84,8 @@ class Init:
             theirs.close()
         self.pidfd = fds[0]
         _, _, rest = read_proc(f"/proc/self/fdinfo/{self.pidfd}").partition(b"Pid:")
-        self.main = int(rest.split()[0])  # the tool, as it is known out here
+        # The tool, as it is known out here; -1 if all of it has been killed already.
+        self.main = max(int(rest.split()[0]), 0)
         self.socket.send(b"!", MSG_NOSIGNAL)
         self.reported: tuple[int, float, float, int, bool] | None = None
 
