@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -113,16 +113,15 @@ def killing(report: Report, program: str, count: int) -> None:
 # --- one call ---------------------------------------------------------------------------------
 
 
-def block_of(call: Callable[[], object]) -> Block:
-    return lambda count: timed(call, count)
+def run_in(supervisor: SyncSupervisor) -> Block:
+    return lambda count: timed(lambda: supervisor.run([TRUE], timeout=60), count)
 
 
 def latency(report: Report, rounds: int) -> None:
     report.title(f"One captured {TRUE}, median of {rounds * 25} (ms)")
     with contextlib.ExitStack() as stack:
         contestants = {
-            name: block_of(lambda it=stack.enter_context(supervisor): it.run([TRUE], timeout=60))
-            for name, supervisor in supervisors()
+            name: run_in(stack.enter_context(supervisor)) for name, supervisor in supervisors()
         }
         found = medians(contestants, rounds, 25)
     for name, seconds in found.items():
@@ -131,26 +130,37 @@ def latency(report: Report, rounds: int) -> None:
         report.ratio("CGROUP / SUBREAPER", found["CGROUP"], found["SUBREAPER"], 1.3)
 
 
+def settle(main: psutil.Process) -> None:
+    """Until all sleep: they have been started, but may still be on their way."""
+    while any(child.status() != psutil.STATUS_SLEEPING for child in main.children()):
+        time.sleep(0.1)
+
+
 def crowded(report: Report, program: str, rounds: int) -> None:
     """A call that ends cleanly looks at its own processes, however many others there are."""
     report.title(f"The same with {CROWD} more processes on the machine (ms)")
-    call = block_of(lambda: agentsup.run_sync([TRUE], timeout=60))
-    quiet: list[float] = []
-    busy: list[float] = []
-    for _ in range(max(2, rounds // 5)):
-        quiet += call(50)
-        with subprocess.Popen(
-            [program, str(CROWD)], stdout=subprocess.PIPE, start_new_session=True
-        ) as crowd:
-            assert crowd.stdout
-            crowd.stdout.readline()
-            busy += call(50)
-            main = psutil.Process(crowd.pid)
-            for member in [*main.children(), main]:
-                member.kill()
-    report.row("alone", f"{statistics.median(quiet) * 1e3:.3f}")
-    report.row(f"with {CROWD} others", f"{statistics.median(busy) * 1e3:.3f}")
-    report.ratio("crowded / alone", statistics.median(busy), statistics.median(quiet), 1.15)
+    contestants: dict[str, Block] = {
+        "agentsup.run_sync": lambda n: timed(lambda: agentsup.run_sync([TRUE], timeout=60), n),
+        "subprocess.run": lambda n: timed(
+            lambda: subprocess.run([TRUE], capture_output=True, check=False), n
+        ),
+    }
+    alone = medians(contestants, rounds, 25)
+    command = [program, str(CROWD)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as crowd:
+        assert crowd.stdout
+        crowd.stdout.readline()
+        main = psutil.Process(crowd.pid)
+        settle(main)
+        among_many = medians(contestants, rounds, 25)
+        for member in [*main.children(), main]:
+            member.kill()
+    for name in contestants:
+        report.row(f"{name}, alone", f"{alone[name] * 1e3:.3f}")
+        report.row(f"{name}, with the others", f"{among_many[name] * 1e3:.3f}")
+    growth = {name: among_many[name] / alone[name] for name in contestants}
+    ours, theirs = growth["agentsup.run_sync"], growth["subprocess.run"]
+    report.ratio("growth / that of subprocess.run", ours, theirs, 1.1)
 
 
 def main() -> int:
