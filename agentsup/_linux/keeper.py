@@ -632,6 +632,8 @@ def prepared_spawn(
 ) -> int:
     """fork, then what only the new process can do to itself, then exec."""
     parent = os.getpid()
+    if request.options:
+        mechanism("preparations")  # once, and not in each new process
     try:
         read_end, write_end = os.pipe2(os.O_CLOEXEC)
     except OSError as error:
@@ -667,8 +669,10 @@ def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
         os.setsid()
         for fd, target in request.fds:
             os.dup2(fd, target)
-        for step, value in request.options:
-            PREPARATIONS[step](value)
+        if request.options:
+            preparations = mechanism("preparations").PREPARATIONS
+            for step, value in request.options:
+                preparations[step](value)
         if os.getppid() != parent:
             os._exit(127)  # the keeper died before a death signal was set
         step = "exec"
@@ -680,68 +684,6 @@ def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
         os.write(report, f"{EINVAL} {step} ({error!r})".encode())
     finally:
         os._exit(127)
-
-
-def set_groups(value: str) -> None:
-    os.setgroups([int(n) for n in value.split(",") if n])
-
-
-def set_gid(value: str) -> None:
-    os.setresgid(int(value), int(value), int(value))
-
-
-def set_uid(value: str) -> None:
-    os.setresuid(int(value), int(value), int(value))
-
-
-def set_umask(value: str) -> None:
-    os.umask(int(value))
-
-
-def set_capabilities(value: str) -> None:
-    """Bound what exec can give: the bounding set, the inheritable one, and with it the ambient."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    for number in range(64):
-        # One that is not there takes privileges to drop as well.
-        held = libc.prctl(23, ctypes.c_ulong(number)) == 1  # PR_CAPBSET_READ
-        if held and not int(value) >> number & 1:
-            prctl(24, number)  # PR_CAPBSET_DROP
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3
-    # Effective, permitted and inheritable: their lower halves, then their upper ones.
-    sets = (ctypes.c_uint32 * 6)()
-    failed = libc.capget(header, sets)
-    sets[2] &= int(value) & 0xFFFFFFFF
-    sets[5] &= int(value) >> 32
-    if failed or libc.capset(header, sets):
-        raise OSError(ctypes.get_errno(), "capset")
-
-
-def set_no_new_privs(value: str) -> None:
-    prctl(38, int(value))  # PR_SET_NO_NEW_PRIVS
-
-
-def set_death_signal(value: str) -> None:
-    prctl(1, int(value))  # PR_SET_PDEATHSIG; setuid(2) clears it
-
-
-def set_limit(value: str) -> None:
-    number, soft, hard = (int(n) for n in value.split(":"))
-    resource.setrlimit(number, (soft, hard))
-
-
-# The host sends them in this order: what only root may do comes before the uid.
-PREPARATIONS = {
-    "limit": set_limit,
-    "capabilities": set_capabilities,
-    "groups": set_groups,
-    "gid": set_gid,
-    "uid": set_uid,
-    "umask": set_umask,
-    "no_new_privs": set_no_new_privs,
-    "death_signal": set_death_signal,
-}
 
 
 def mechanism(name: str) -> Any:
@@ -757,7 +699,11 @@ def mechanism(name: str) -> Any:
         assert spec
         assert spec.loader
         module = sys.modules[full] = module_from_spec(spec)
-        spec.loader.exec_module(module)
+        try:
+            spec.loader.exec_module(module)
+        except OSError as error:  # no descriptors, perhaps
+            del sys.modules[full]
+            raise SpawnFailed(error.errno or 0, f"import {name}") from None
     return sys.modules[full]
 
 
