@@ -124,4 +124,11 @@ def attach_partial(exception: BaseException, partial: Result) -> None:
 
 def os_error(error: OSError, message: str) -> SpawnError:
     """``error`` as a SpawnError."""
-    return SpawnError(error.errno or 0, f"{message}: {os.strerror(error.errno or 0)}")
+    return SpawnError(error.errno or 0, f"{message}: {spawn_text(error.errno or 0)}")
+
+
+def spawn_text(number: int) -> str:
+    """Why no process could be started: fork(2) says less of EAGAIN than it knows."""
+    if number == errnos.EAGAIN:
+        return "no more processes (see RLIMIT_NPROC, pids.max)"
+    return os.strerror(number)

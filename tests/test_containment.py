@@ -13,7 +13,7 @@ import pytest
 
 import agentsup
 from agentsup import Containment, Found, Limits, Outcome, SyncSupervisor, UnsupportedPlatform
-from agentsup._levels import Missing, cgroup, level
+from agentsup._levels import Missing, cgroup, missing
 from agentsup._linux import lifeline
 from agentsup._linux.cgroup import PREFIX, own
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="they are Linux'
 
 
 def has(containment: Containment) -> bool:
-    return level(containment).missing() is None
+    return missing(containment) is None
 
 
 def needs(containment: Containment) -> pytest.MarkDecorator:
@@ -119,7 +119,7 @@ def test_what_ends_by_itself_is_no_leftover(supervisor):
 @each_level
 def test_timeout(supervisor, marker):
     script = f"trap '' TERM; (setsid sleep {marker} &) ; while :; do sleep {marker}; done"
-    result = supervisor.run(agentsup.shell(script), timeout=0.4, grace=0.2)
+    result = supervisor.run(agentsup.shell(script), timeout=1.0, grace=0.2)
     assert (result.outcome, result.signal) == (Outcome.TIMED_OUT, signal.SIGKILL)
     assert not marker.pids()
 
@@ -183,7 +183,7 @@ def test_pre_stop_command_reaches_the_tool(supervisor, tmp_path):
     stop = agentsup.shell("kill -USR1 $MAINPID")
     script = f"trap 'touch {tmp_path}/told; exit 5' USR1; while :; do sleep 0.05; done"
     escalation = agentsup.Escalation(agentsup.Step(stop, 5))
-    result = supervisor.run(agentsup.shell(script), timeout=0.3, escalation=escalation)
+    result = supervisor.run(agentsup.shell(script), timeout=1.0, escalation=escalation)
     assert result.exit_code == 5, result
     assert (tmp_path / "told").exists()
 

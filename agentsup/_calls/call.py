@@ -210,6 +210,7 @@ class Call:
         now = time.monotonic()
         if now >= hold.due:
             self._on_news()
+        self._catch_up()
         self.rule.tick(now)
         self._act()
         self._arm()
@@ -225,9 +226,15 @@ class Call:
 
     def stop(self, outcome: Outcome) -> None:
         """Begin to end it. The driver carries it through."""
+        self._catch_up()
         self.rule.stop(time.monotonic(), outcome)
         self._act()
         self._arm()
+
+    def _catch_up(self) -> None:
+        """KeyboardInterrupt may have come between the last news and the rule's hearing of it."""
+        if self._hold.over:
+            self.rule.empty(time.monotonic())  # which it may hear twice
 
     def stop_when_readable(self, fd: int) -> None:
         """Stop it when somebody else, in another thread, says so."""
@@ -353,8 +360,6 @@ class Call:
             return self._note(f"{action.command}: not run, for there was no pid to tell it yet")
         try:
             spec = pre_stop_spec(action.command, self.spec, self.pid, action.seconds)
-            if self.spec.containment is Containment.PROCESS_GROUP:
-                spec.containment = Containment.PROCESS_GROUP  # else the keeper's, for nothing
             call = Call(spec)
             call.prepare()
             if not call.send():
@@ -466,9 +471,8 @@ class Call:
             self._end_reader(reader)
 
     def _close_fds(self) -> None:
-        for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+        while self._fds:
+            os.close(self._fds.pop())
 
 
 def _signal(number: int) -> signal.Signals | int:

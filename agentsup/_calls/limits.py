@@ -6,6 +6,7 @@ import math
 import os
 from typing import TYPE_CHECKING
 
+from .._errors import UnsupportedPlatform
 from .._levels import require
 from .._values.result import Containment
 
@@ -18,9 +19,14 @@ _GROUP_ONLY = ("memory_high", "cpu_quota", "io_weight")
 def level_for(limits: Limits, level: Containment) -> Containment:
     """The level for a call with these limits; UnsupportedPlatform if it is not to be had."""
     for name in _GROUP_ONLY:
-        if getattr(limits, name) is not None and level is Containment.SUBREAPER:
+        if getattr(limits, name) is not None:
+            if level is Containment.PROCESS_GROUP:
+                raise UnsupportedPlatform(
+                    f"limits.{name} needs a control group, and there is none with "
+                    "containment=PROCESS_GROUP"
+                )
             require(Containment.CGROUP, f"limits.{name} needs containment=CGROUP, which")
-            return Containment.CGROUP
+            level = max(level, Containment.CGROUP)
     return level
 
 

@@ -6,7 +6,7 @@ import errno
 import os
 import stat
 
-from .._errors import SpawnError
+from .._errors import SpawnError, spawn_text
 
 DEFAULT_PATH = b"/usr/local/bin:/usr/bin:/bin"
 
@@ -67,6 +67,8 @@ def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
         ) from None
     if not stat.S_ISDIR(found.st_mode):
         raise SpawnError(errno.ENOTDIR, f"{name}: not a directory", shown)
+    if mode & os.W_OK and os.statvfs(path).f_flag & os.ST_RDONLY:
+        raise SpawnError(errno.EROFS, f"{name}: {os.strerror(errno.EROFS)}", shown)
     if not os.access(path, mode):
         use = "write to" if mode & os.W_OK else "enter"
         raise SpawnError(errno.EACCES, f"{name}: no permission to {use} the directory", shown)
@@ -75,7 +77,7 @@ def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
 def explain(error: int, step: str, program: bytes, cwd: bytes) -> SpawnError:
     """The keeper's report of a failed start, in words."""
     name = os.fsdecode(program)
-    text = os.strerror(error)
+    text = spawn_text(error) if step in ("exec", "fork") else os.strerror(error)
     if step == "exec":
         if error == errno.ENOENT and os.path.exists(os.path.join(cwd, program)):
             text = "the interpreter in its first line, or its loader, does not exist"

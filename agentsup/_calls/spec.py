@@ -18,6 +18,7 @@ from .._values.escalation import Escalation, Step
 from .._values.limits import Limits
 from .._values.number import seconds
 from .._values.output import OutputPolicy
+from .._values.result import Containment
 from .limits import level_for, limit_steps
 from .lookup import check_directory, find_program
 from .privileges import privilege_steps
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Sequence
 
     from .._values.command import CommandLike
-    from .._values.result import Containment
 
 
 class HasFileno(Protocol):
@@ -181,6 +181,7 @@ def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Sp
         output=OutputPolicy(head=0, tail=4096),
         terms=Terms(escalation=Escalation(), timeout=bound),
         name=_base_name(argv),
+        containment=min(of.containment, Containment.SUBREAPER),
     )
 
 

@@ -62,6 +62,13 @@ def choose(demanded: Containment | Literal["auto"]) -> Containment:
     return demanded
 
 
+def missing(containment: Containment) -> Missing | None:
+    """Why the level is not to be had, or None."""
+    if containment > Containment.SUBREAPER and (lacking := missing(Containment.SUBREAPER)):
+        return lacking  # the others stand on it
+    return level(containment).missing()
+
+
 def require(containment: Containment, wish: str) -> None:
-    if lacking := level(containment).missing():
+    if lacking := missing(containment):
         raise UnsupportedPlatform(f"{wish} is not to be had here: {lacking}")

@@ -18,7 +18,7 @@ from attrs import frozen
 from .._errors import UnsupportedPlatform
 from .._linux import cgroup
 from .._linux.keeper import children_of, read_proc
-from . import Missing, subreaper
+from . import Missing
 
 if TYPE_CHECKING:
     from .._values.limits import Limits
@@ -41,7 +41,7 @@ _homes: dict[tuple[int, str | None], Home] = {}  # by process and its group
 
 
 def missing() -> Missing | None:
-    found = subreaper.missing() or find_home()
+    found = find_home()
     return found if isinstance(found, Missing) else None
 
 
@@ -67,11 +67,8 @@ def find_home() -> Home | Missing:
 # --- limits -----------------------------------------------------------------------------------
 
 
-def settings(limits: Limits, *, demanded: bool = True) -> dict[str, list[str]]:
-    """For each limit that a controller can keep, what to write into the files of the leaf.
-
-    :param demanded: whether a limit that only a controller can keep must have it.
-    """
+def settings(limits: Limits) -> dict[str, list[str]]:
+    """For each limit that a controller can keep, what to write into the files of the leaf."""
     home = find_home()
     if isinstance(home, Missing):
         return {}
@@ -89,7 +86,7 @@ def settings(limits: Limits, *, demanded: bool = True) -> dict[str, list[str]]:
             continue
         if controller in home.controllers:
             found[name] = files
-        elif demanded and name not in ("memory", "processes"):
+        elif name not in ("memory", "processes"):  # those have an rlimit as well
             raise UnsupportedPlatform(
                 f"limits.{name} needs the controller {controller!r} in {home.path}: "
                 f"{home.why_not_all}"
@@ -191,12 +188,16 @@ def _is_marked(path: str) -> bool:
 
 def _is_ours(path: str) -> bool:
     """A user's systemd marks nothing; but what it starts is in groups that the user owns."""
-    if _is_marked(path) or not os.path.isdir("/run/systemd/system"):
+    if not os.path.isdir("/run/systemd/system"):
         return True
     try:
-        return 0 != os.geteuid() == os.stat(f"{path}/cgroup.procs").st_uid
+        if 0 != os.geteuid() == os.stat(f"{path}/cgroup.procs").st_uid:
+            return True
     except OSError:
         return False
+    while not (marked := _is_marked(path)) and not _is_unit(path) and path != "/":
+        path = os.path.dirname(path)  # what is below a group that was given away is, too
+    return marked
 
 
 def _try_out(path: str) -> Missing | None:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import errno
 import os
 
+from .._linux import lifeline
 from .._linux.keeper import read_proc
 from .._linux.namespace import needs_user_namespace
-from . import Missing, subreaper
+from . import Missing
 
 _OPTIONS = ("namespace=1",)
 _works: set[int] = set()  # the processes that have seen it work
 
 
 def missing() -> Missing | None:
-    if lacking := subreaper.missing():
-        return lacking
-    from .._linux import lifeline
-
     if os.getpid() not in _works:
         number, step = lifeline.try_out(_OPTIONS)
         if step != "exec":

@@ -65,7 +65,7 @@ from _socket import (
     SOL_SOCKET,
     socket,
 )
-from errno import EINVAL, EMFILE
+from errno import EINVAL, EMFILE, ENOMEM
 
 # The C modules: `socket` and `signal` import `enum`, which doubles the start-up time.
 TYPE_CHECKING = False
@@ -212,16 +212,23 @@ class Keeper:
             return True
         except OSError:
             return False
-        if data == OPEN and len(fds) == 1:
-            self.channels[fds[0]] = Channel(fds[0])
-            self.epoll.register(fds[0], select.EPOLLIN)
-        elif data:
-            # There was no room for the descriptor. Its other end reads as ended now.
+        if data and not (data == OPEN and len(fds) == 1 and self.open(fds[0])):
+            # There was no room for the descriptor, say. Its other end reads as ended now.
+            for fd in fds:
+                os.close(fd)
             try:
                 self.lifeline.send(REFUSED, MSG_DONTWAIT | MSG_NOSIGNAL)
             except OSError:
                 pass  # the host has not read the last ones either
         return bool(data)
+
+    def open(self, fd: int) -> bool:
+        try:
+            self.epoll.register(fd, select.EPOLLIN)
+        except OSError:
+            return False
+        self.channels[fd] = Channel(fd)
+        return True
 
     def on_channel(self, channel: Channel) -> None:
         try:
@@ -245,7 +252,7 @@ class Keeper:
             self.spawn(channel, data, fds, whole)
         elif call is not None and kind == ASK and not call.exited:
             self.tell_started(call)
-        elif call is not None and kind == SIGNAL:
+        elif call is not None and kind == SIGNAL and len(data) == 2:
             self.signal_tree(call, data[1])
         elif call is not None and kind == KILL:
             self.start_killing(call)
@@ -286,10 +293,11 @@ class Keeper:
         try:
             if not whole:
                 raise SpawnFailed(EMFILE, "receive")
-            request = Request(data, fds, self)
+            request = Request.read(data, fds, self)
             request.enter(self.next_tag(call.index))
             self.start(call, request)
-        except SpawnFailed as failure:
+        except (SpawnFailed, MemoryError) as error:
+            failure = error if isinstance(error, SpawnFailed) else SpawnFailed(ENOMEM, "receive")
             if call.leaf:
                 call.leaf.remove()
             return self.tell(call, FAILED_BODY.pack(FAILED, failure.errno) + failure.step.encode())
@@ -580,6 +588,13 @@ class Request:
         self.cwd = fds[0]
         self.fds = list(zip(fds[1:], map(int, targets.split(",")), strict=True))
 
+    @classmethod
+    def read(cls, data: bytes, fds: list[int], keeper: Keeper) -> Request:
+        try:
+            return cls(data, fds, keeper)
+        except (ValueError, IndexError, OSError, struct.error):
+            raise SpawnFailed(EINVAL, "request") from None
+
     def read_level(self, options: list[list[str]]) -> None:
         """What is ours to do; the rest is for the new process."""
         for option in options:
@@ -623,6 +638,8 @@ def fast_spawn(request: Request) -> int:
         )
     except OSError as error:
         raise SpawnFailed(error.errno or 0, "exec") from None
+    except ValueError:  # no words
+        raise SpawnFailed(EINVAL, "request") from None
 
 
 def prepared_spawn(
@@ -767,13 +784,12 @@ def receive(sock: socket, buffer: bytearray) -> tuple[bytes, list[int], bool]:
 def read_all(fd: int, size: int) -> bytes:
     chunks: list[bytes] = []
     offset = 0
-    while offset < size:
-        chunk = os.pread(fd, size - offset, offset)
-        if not chunk:
-            break
-        chunks.append(chunk)
-        offset += len(chunk)
-    os.close(fd)
+    try:
+        while offset < size and (chunk := os.pread(fd, size - offset, offset)):
+            chunks.append(chunk)
+            offset += len(chunk)
+    finally:
+        os.close(fd)
     return b"".join(chunks)
 
 

@@ -20,6 +20,7 @@ import struct
 import sys
 import threading
 import time
+import weakref
 from typing import TYPE_CHECKING
 
 from .._errors import os_error
@@ -47,36 +48,39 @@ class Keeper:
         self.calls_left = self.tags.capacity if self.tags.stride else sys.maxsize
         self.calls_in_flight = 0
         self.lost = False
+        self.pid = 0
+        self.pidfd = -1
         self.umask = 0o022  # the host's, when the last call was begun
         self.idle: list[Channel] = []
         records.sweep_dead()
         record_fd, self.record = records.create(self.tags)
         try:
             self._start(record_fd)
-        except OSError as error:
+        except BaseException as error:  # KeyboardInterrupt, too
             self._remove_record()
+            if not isinstance(error, OSError):
+                raise
             raise os_error(error, "the keeper could not be started") from None
         finally:
             os.close(record_fd)
+        _all.add(self)
 
     def _start(self, record: int) -> None:
         self.lifeline, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
-            self.pid = self._spawn(theirs.fileno(), record)
+            self._spawn(theirs.fileno(), record)
             theirs.close()
-            try:
-                self.pidfd = os.pidfd_open(self.pid)
-            except OSError:
-                self.lifeline.close()
-                os.waitpid(self.pid, 0)
-                raise
+            self.pidfd = os.pidfd_open(self.pid)
         except BaseException:
+            theirs.close()
             self.lifeline.close()
+            if self.pid:
+                os.waitpid(self.pid, 0)
             raise
         finally:
             theirs.close()
 
-    def _spawn(self, lifeline: int, record: int) -> int:
+    def _spawn(self, lifeline: int, record: int) -> None:
         import fcntl
 
         fds: list[int] = []
@@ -85,7 +89,7 @@ class Keeper:
             for fd in (lifeline, record):
                 # Their numbers must not be among those that they are to become.
                 fds.append(fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, _ABOVE_THE_KEEPERS))
-            return os.posix_spawn(
+            self.pid = os.posix_spawn(
                 sys.executable,
                 [sys.executable, "-I", "-S", _program(), *map(str, numbers), self.record],
                 {name: value for name, value in os.environb.items() if name},
@@ -146,7 +150,7 @@ class Keeper:
 
     def close(self) -> None:
         """Let go of the lifeline, so that the keeper kills what it has and ends; wait for that."""
-        self.hang_up()
+        self._end_lifeline()
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGCONT)  # somebody may have stopped it
         if self._ended(_CLOSING):
@@ -154,10 +158,22 @@ class Keeper:
         else:
             self.give_up()
 
-    def hang_up(self) -> None:
+    def _end_lifeline(self) -> None:
+        with contextlib.suppress(OSError):
+            self.lifeline.shutdown(socket.SHUT_RDWR)  # in every copy that a fork may have of it
+        self._close_sockets()
+
+    def _close_sockets(self) -> None:
         self.lifeline.close()
         while self.idle:
             self.idle.pop().close()
+
+    def forget(self) -> None:
+        """In the child of a fork: it is the parent's."""
+        self._close_sockets()
+        if self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
 
     def _ended(self, seconds: float) -> bool:
         poll = select.poll()
@@ -171,12 +187,13 @@ class Keeper:
             while not os.waitpid(self.pid, os.WNOHANG)[0] and time.monotonic() < deadline:
                 time.sleep(0.01)  # nothing tells of it
         os.close(self.pidfd)
+        self.pidfd = -1
 
     def give_up(self) -> None:
         """The keeper is dead, or does not answer: kill it, and what it can no longer kill."""
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
-        self.hang_up()
+        self._end_lifeline()
         self._ended(_DYING)
         records.clear(self.record, self.tags)
         self._reap()
@@ -246,6 +263,7 @@ def send(through: socket.socket, message: bytes, fds: list[int]) -> None:
 _IDLE_CHANNELS = 32
 _lock = threading.Lock()
 _current: Keeper | None = None
+_all: weakref.WeakSet[Keeper] = weakref.WeakSet()  # also those that only finish their calls
 _LIMITS = [n for n in range(16) if n != resource.RLIMIT_RTTIME]  # all that Linux has
 
 
@@ -337,10 +355,10 @@ def _forget_after_fork() -> None:
     """The child of a fork has no keeper: it must not hold the lifeline of its parent's."""
     global _current, _lock
     _lock = threading.Lock()
-    if _current is not None:
-        _current.hang_up()
-        os.close(_current.pidfd)
-        _current = None
+    _current = None
+    for kept in list(_all):
+        kept.forget()
+    _all.clear()
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

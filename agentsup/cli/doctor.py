@@ -63,9 +63,9 @@ def examine() -> dict[str, Any]:
 
 
 def _level(containment: Containment) -> dict[str, Any]:
-    from .._levels import level
+    from .._levels import missing
 
-    lacking = level(containment).missing()
+    lacking = missing(containment)
     if lacking is None:
         return {"available": True}
     return {"available": False, "missing": lacking.what, "remedy": lacking.remedy}
