@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -218,5 +220,19 @@ def test_signals_to_the_keeper_are_ignored():
     keeper = lifeline._current.pid
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGPIPE):
         os.kill(keeper, number)
+    assert agentsup.run_sync(["true"]).ok
+    assert lifeline._current.pid == keeper
+
+
+def test_a_host_that_cannot_be_looked_at_is_not_taken_for_dead(monkeypatch):
+    """Else a host without descriptors would kill everybody's keepers."""
+    assert agentsup.run_sync(["true"]).ok
+    keeper = lifeline._current.pid
+
+    def no_descriptors(path):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE), str(path))
+
+    monkeypatch.setattr(Path, "read_bytes", no_descriptors)
+    records.sweep_dead()
     assert agentsup.run_sync(["true"]).ok
     assert lifeline._current.pid == keeper

@@ -77,8 +77,17 @@ class Record:
 
     @property
     def host_is_dead(self) -> bool:
-        """False as well for a host in another PID namespace, where its number means another."""
-        return self.namespace == _pid_namespace() and start_time(self.host) != self.host_start
+        """False as well for a host in another PID namespace, where its number means another, and
+        where nobody can tell: without descriptors, say."""
+        try:
+            if self.namespace != _pid_namespace():
+                return False
+            found = Path(f"/proc/{self.host}/stat").read_bytes()
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        except OSError:
+            return False
+        return int(found.rpartition(b") ")[2].split()[19]) != self.host_start
 
     def clear(self) -> bool:
         """Kill all that the keeper has left; whether nothing is."""
