@@ -20,7 +20,6 @@ import agentsup
 from agentsup import (
     PIPE,
     Command,
-    Containment,
     Escalation,
     Limits,
     OutputPolicy,

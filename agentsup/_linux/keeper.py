@@ -426,10 +426,14 @@ class Keeper:
         for pid, _, parent in list(self.members(call)):
             if call.init and pid == call.pid:
                 continue  # it would pass it on
-            send_signal(pid, number, parent)
+            self.signal(call, pid, number, parent)
             if number not in STOPS:
                 # One that is stopped has to run to act on it, as in systemd.kill(5).
-                send_signal(pid, signal.SIGCONT, parent)
+                self.signal(call, pid, signal.SIGCONT, parent)
+
+    def signal(self, call: Call, pid: int, number: int, parent: int) -> bool:
+        """False if we may not. Orphaned meanwhile, it must be the call's own, and not a new one."""
+        return send_signal(pid, number, parent, lambda: self.found_in(call, pid) is not None)
 
     def start_killing(self, call: Call) -> None:
         if not call.killing:
@@ -463,14 +467,16 @@ class Keeper:
             if pid not in call.killed:
                 fresh = True
                 # Stopped, it can neither fork nor exit while its children and argv are read.
-                send_signal(pid, signal.SIGSTOP, parent)
+                self.signal(call, pid, signal.SIGSTOP, parent)
                 argv = command_line(pid) if len(call.killed) <= ENTRIES_MAX else b""
                 call.killed[pid] = (how, argv)
             elif is_zombie(pid):
                 continue
             found.append((pid, parent))
         for pid, parent in found:
-            if pid in call.killed and not send_signal(pid, signal.SIGKILL, parent):
+            if pid not in call.killed or self.signal(call, pid, signal.SIGKILL, parent):
+                continue
+            if not (call.leaf and call.leaf.has(pid)):
                 call.spared.add(pid)
         self.kill_leaf(call)
         return {pid for pid, _ in found}, fresh
@@ -543,7 +549,7 @@ class Keeper:
                 self.kill_leaf(call)
             tree = [(pid, 0) for pid in children_of_self(self.children_fd)]
             for pid, parent in tree:
-                send_signal(pid, signal.SIGKILL, parent)
+                send_signal(pid, signal.SIGKILL, parent, lambda: True)
                 tree += [(child, pid) for child in children_of(pid)]
             while True:
                 try:
@@ -861,7 +867,7 @@ def tag_of(pid: int) -> int | None:
     return None
 
 
-def send_signal(pid: int, number: int, parent: int) -> bool:
+def send_signal(pid: int, number: int, parent: int, is_ours: Callable[[], bool]) -> bool:
     """Signal a child of ours (parent 0) or a verified deeper one; False if we may not."""
     try:
         if not parent:
@@ -870,7 +876,8 @@ def send_signal(pid: int, number: int, parent: int) -> bool:
         fd = os.pidfd_open(pid)
         try:
             fields = stat_fields(pid)
-            if fields and int(fields[1]) in (parent, os.getpid()):
+            above = int(fields[1]) if fields else 0
+            if above == parent or (above == os.getpid() and is_ours()):
                 signal.pidfd_send_signal(fd, number)
         finally:
             os.close(fd)

@@ -231,9 +231,13 @@ class Channel:
 
     def __init__(self, kept: Keeper) -> None:
         self.buffer = bytearray(keeper.PACKET_MAX)
-        self.epoll = select.epoll()  # closed by itself if one of the next lines fails
-        self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.timer: Timer | None = None
+        self.epoll = select.epoll()
+        try:
+            self.socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except BaseException:
+            self.epoll.close()
+            raise
         try:
             self.fd = self.socket.fileno()
             self.timer = Timer()
@@ -355,10 +359,10 @@ def _forget_after_fork() -> None:
     """The child of a fork has no keeper: it must not hold the lifeline of its parent's."""
     global _current, _lock
     _lock = threading.Lock()
-    _current = None
     for kept in list(_all):
         kept.forget()
     _all.clear()
+    _current = None
 
 
 os.register_at_fork(after_in_child=_forget_after_fork)

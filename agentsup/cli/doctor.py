@@ -93,8 +93,8 @@ def _notes() -> dict[str, str]:
     _, _, capabilities = read_proc("/proc/self/status", 4096).partition(b"CapEff:")
     if not int(capabilities.split()[0], 16) >> _KILL & 1:
         notes["other users"] = (
-            "a setuid program that a tool starts cannot be killed by this user: "
-            "no_new_privs=True keeps tools from becoming somebody else"
+            "what becomes another user, by a setuid program, only a control group can kill: "
+            "no_new_privs=True keeps tools from that"
         )
     if not tag_range(resource.getrlimit(resource.RLIMIT_RTTIME)[1], 0).stride:
         notes["tags"] = (

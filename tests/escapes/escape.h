@@ -15,7 +15,7 @@
 #include <time.h>
 #include <unistd.h>
 
-static const int LIFESPAN = 20000; /* ms: a failure does not last for ever */
+static const int LIFESPAN = 120000; /* ms: a failure does not last for ever */
 static char cell[4096];         /* the folder of the executable, whatever is left of the rest */
 static long long born; /* ms */
 
@@ -46,19 +46,31 @@ static size_t read_file(const char *path, char *buffer, size_t size) {
     return total;
 }
 
-/* "pid starttime" to the registry: both as /proc has them, so also from another PID namespace. */
+/* "starttime pid namespace" to the registry, as /proc has them, whatever that is mounted for. */
 static void enlist(void) {
-    char stat[1024], line[64];
+    char stat[1024], line[128], namespace[64] = "";
     if (!read_file("/proc/self/stat", stat, sizeof stat))
         return;
     char *field = strrchr(stat, ')');
     for (int number = 2; number < 22 && field; number++)
         field = strchr(field + 1, ' ');
-    int size = snprintf(line, sizeof line, "%d %llu\n", atoi(stat), field ? atoll(field) : 0LL);
+    if (readlink("/proc/self/ns/pid", namespace, sizeof namespace - 1) < 0)
+        return;
+    int size = snprintf(line, sizeof line, "%llu %d %s\n", field ? atoll(field) : 0LL, atoi(stat),
+                        namespace);
     int fd = open(in_cell("registry"), O_WRONLY | O_APPEND | O_CLOEXEC);
     if (write(fd, line, size) < size)
         _exit(99);
     close(fd);
+}
+
+/* Is its namespace of this kind another one than the test's? Only there may it do its worst. */
+static bool apart(const char *kind) {
+    char path[64], variable[64], link[64] = "";
+    snprintf(path, sizeof path, "/proc/self/ns/%s", kind);
+    snprintf(variable, sizeof variable, "ESCAPE_%s_NAMESPACE", kind);
+    const char *outside = getenv(variable);
+    return outside && readlink(path, link, sizeof link - 1) > 0 && strcmp(link, outside);
 }
 
 /* Has this process the cell in its environment? So have its host and what agentsup runs for it. */

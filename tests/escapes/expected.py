@@ -4,45 +4,66 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from stage import ENDS, USER, Cell
+from cells import ENDS, HOST_ENDS, LEVELS, ROOT, USER, USERS, Cell
 
 
 @dataclass(frozen=True)
 class Survivor:
     """These cells may have survivors."""
 
-    level: str
+    levels: tuple[str, ...]
     program: str
     reason: str
     ends: tuple[str, ...] = ENDS
-    users: tuple[str, ...] = ("root", "an unprivileged user")
+    users: tuple[str, ...] = USERS
 
+
+# The keeper is outside of both, where a tool can reach it.
+WITH_A_KEEPER_IN_REACH = ("SUBREAPER", "CGROUP")
 
 EXPECTED = [
     Survivor(
-        "SUBREAPER",
+        WITH_A_KEEPER_IN_REACH,
         "kills_keeper_and_host",
         "Both die at one stroke, so nobody is left to do anything before the next start of a host "
         "of this user, which sweeps it (tested).",
     ),
     Survivor(
-        "SUBREAPER",
+        WITH_A_KEEPER_IN_REACH,
+        "stops_keepers",
+        "The host's death makes the keeper go on, but what stops it again at once leaves it no "
+        "time. The next start of a host of this user sweeps it (tested).",
+        ends=tuple(HOST_ENDS),
+    ),
+    Survivor(
+        WITH_A_KEEPER_IN_REACH,
+        "traces_keeper",
+        "A debugger's stop ends when the debugger says so. While the host lives, it takes the "
+        "keeper for dead; after that, the next start of a host of this user sweeps it (tested).",
+        ends=tuple(HOST_ENDS),
+    ),
+    Survivor(
+        ("SUBREAPER",),
         "sheds_tag_and_kills_keepers",
         "Any process may lower its own limits, and without the keeper its tag is all to know it "
         "by. Either alone is held.",
     ),
     Survivor(
-        "SUBREAPER",
+        LEVELS,
         "freezes",
         "In the freezer of cgroup v1, which takes root, a process dies of SIGKILL when thawed.",
-        users=("root",),
+        users=(ROOT,),
     ),
 ]
 
 
-def expectation(cell: Cell) -> Survivor | None:
+def expectation(cell: Cell, user: str = USER) -> Survivor | None:
     for entry in EXPECTED:
-        place = (entry.level, entry.program) == (cell.level, cell.program)
-        if place and cell.end in entry.ends and USER in entry.users:
+        if (
+            cell.level in entry.levels
+            and cell.program == entry.program
+            and cell.end in entry.ends
+            and user in entry.users
+        ):
             return entry
     return None

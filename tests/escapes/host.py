@@ -15,10 +15,9 @@ from pathlib import Path
 from signal import SIGKILL, SIGTERM
 
 CELL = Path(os.environ["ESCAPE_CELL"])
-TIMEOUT = 0.3
+TIMEOUT = float(os.environ["ESCAPE_TIMEOUT"])
 GRACE = 0.2
 AT_LAST = 3.0  # seconds; for a program whose end does not depend on a timeout
-NOT_AVAILABLE = 77
 
 LEVEL, END, *PROGRAM = sys.argv[1:]
 
@@ -58,7 +57,8 @@ async def by_agentsup() -> None:
                     raise InTheScope
 
             async def run() -> None:
-                await supervisor.run(PROGRAM, grace=GRACE, timeout=timeout)
+                result = await supervisor.run(PROGRAM, grace=GRACE, timeout=timeout)
+                assert level in (result.containment, "auto")
 
             await (first_of(run, ready) if END == "cancel" else run())
 
@@ -90,23 +90,29 @@ async def first_of(*functions) -> None:
             tasks.start_soon(run, function)
 
 
-def main() -> int:
+def enter_own_cgroup() -> None:
+    """So that whatever agentsup makes is in the cell's folder, which is removed in the end."""
+    root = Path("/sys/fs/cgroup")
+    if not (root / "cgroup.controllers").exists():
+        root /= "unified"
+    home = root / os.environ["ESCAPE_CGROUP"].strip("/") / f"escape-{CELL.name}"
+    with contextlib.suppress(OSError):
+        home.mkdir(exist_ok=True)
+        (home / "cgroup.procs").write_text("0")
+
+
+def main() -> None:
+    if LEVEL == "CGROUP":
+        enter_own_cgroup()
     if LEVEL == "killpg":
         by_process_group()
     else:
         import anyio
 
-        import agentsup
-
-        try:
-            anyio.run(by_agentsup, backend=os.environ["ESCAPE_BACKEND"])
-        except agentsup.UnsupportedPlatform as error:
-            print(error, file=sys.stderr)
-            return NOT_AVAILABLE
+        anyio.run(by_agentsup, backend=os.environ["ESCAPE_BACKEND"])
     (CELL / "ended").touch()
     sys.stdin.read()
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

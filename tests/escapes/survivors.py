@@ -5,8 +5,8 @@ A process belongs to a cell, a folder with an unguessable name, if any of this i
 - its executable, root or working directory lies in the folder (each program is run from a link of
   its own, so this survives whatever a process does but executing another program);
 - the folder is in its arguments or its environment (so in the keeper's);
-- its pid and start time are in the folder's registry, where each program and each of their
-  children enters itself before it does anything else (this survives exec, su, and namespaces).
+- it is in the folder's registry, where each program and each of their children enters its pid,
+  PID namespace and start time before it does anything else (this survives exec and su).
 """
 
 from __future__ import annotations
@@ -15,23 +15,36 @@ import contextlib
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-BOUND = 2.0  # seconds until nothing may be left
-PAUSE = 0.05
+PAUSE = 0.05  # seconds between two scans
+SCANS = 20  # that have to disagree with each other
+#: The entries (pid, PID namespace) of a registry, by start time.
+Registry = dict[str, set[tuple[str, str]]]
 
 
 def living(cell: Path) -> dict[int, str]:
     """Pid and name of all that lives of the cell; zombies do not."""
-    registered = set((cell / "registry").read_text().splitlines())
+    registry = _read_registry(cell)
+    mark = os.fsencode(cell)
     found = {}
     for pid in map(int, filter(str.isdigit, os.listdir("/proc"))):
         if fields := _stat(pid):
             name, start = fields
-            if f"{pid} {start}" in registered or _bears(pid, os.fsencode(cell)):
+            if _is_enlisted(pid, registry.get(start, ())) or _bears(pid, mark):
                 found[pid] = name
     return found
+
+
+def _read_registry(cell: Path) -> Registry:
+    registry: Registry = defaultdict(set)
+    for line in (cell / "registry").read_text().splitlines():
+        if line.endswith("]"):  # else it is being written
+            start, pid, namespace = line.split()
+            registry[start].add((pid, namespace))
+    return registry
 
 
 def _stat(pid: int) -> tuple[str, str] | None:
@@ -43,6 +56,19 @@ def _stat(pid: int) -> tuple[str, str] | None:
         if fields[0] not in "ZX" or int(fields[17]) > 1:
             return head.partition("(")[2], fields[19]
     return None
+
+
+def _is_enlisted(pid: int, entries: Iterable[tuple[str, str]]) -> bool:
+    """A pid in the registry is that of any PID namespace that the process is in."""
+    if not entries:
+        return False
+    numbers: list[str] = []
+    namespace = None
+    with contextlib.suppress(OSError):
+        status = Path(f"/proc/{pid}/status").read_text(errors="replace")
+        numbers = status.partition("NSpid:")[2].partition("\n")[0].split()
+        namespace = os.readlink(f"/proc/{pid}/ns/pid")  # not to be had of another user's
+    return any(number in numbers and namespace in (its, None) for number, its in entries)
 
 
 def _bears(pid: int, mark: bytes) -> bool:
@@ -57,28 +83,29 @@ def _bears(pid: int, mark: bytes) -> bool:
     return False
 
 
-def survivors(cell: Path, spared: Callable[[int], bool]) -> dict[int, str]:
-    """What is left when nothing has been left to see for a while, or at the end of BOUND.
+def survivors(cell: Path, spared: Callable[[int], bool], bound: float) -> dict[int, str]:
+    """What is left when nothing has been left to see for a while, or after ``bound`` seconds.
 
     A chain of forks can slip through a scan, but it cannot help being in the registry: there is
     nothing left only if that has not grown either.
     """
-    deadline = time.monotonic() + BOUND
+    deadline = time.monotonic() + bound
     quiet = False
     size = -1
+    scans = 0
     while True:
         found = {pid: name for pid, name in living(cell).items() if not spared(pid)}
         before, size = size, (cell / "registry").stat().st_size
-        if found or size != before:
-            quiet = False
-        elif quiet:
+        scans += 1
+        calm = not found and size == before
+        if calm and quiet:
             return {}
-        else:
-            quiet = True
+        quiet = calm
         if time.monotonic() > deadline:
-            if not quiet:
-                return found or {0: "something that forks faster than a scan"}
-            return {}
+            if found and scans > 1:
+                return found
+            if scans > SCANS:  # which takes longer than that on a busy machine
+                return {0: "something that forks faster than a scan"}
         time.sleep(PAUSE)
 
 
@@ -111,5 +138,7 @@ def exterminate(cell: Path) -> None:
 
 
 def _cgroups(cell: Path) -> Iterator[Path]:
-    for pattern in ("escape-", "*/escape-"):
-        yield from Path("/sys/fs/cgroup").glob(pattern + cell.name)
+    """Its host's, those that its programs have made, and what is below; the innermost first."""
+    for folder, _, _ in os.walk("/sys/fs/cgroup", topdown=False):
+        if f"/escape-{cell.name}" in folder:
+            yield Path(folder)

@@ -1,4 +1,4 @@
-/* The same with an empty environment, every descriptor closed, and a name that says nothing. */
+/* A daemon with an empty environment, every descriptor closed, and a name that says nothing. */
 #include "escape.h"
 
 int main(int, char **argv) {

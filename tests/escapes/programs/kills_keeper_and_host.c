@@ -1,3 +1,3 @@
-/* The same, and the host at the same stroke. */
+/* A daemon kills the keeper and the host at one stroke. */
 #define HOST_TOO true
 #include "kills_keepers.c"

@@ -1,13 +1,20 @@
 /* A daemon kills each process of its cell that is neither from the cell's folder nor the host. */
 #include "escape.h"
 #include <dirent.h>
+#include <sys/ptrace.h>
 
 #ifndef HOST_TOO
 #define HOST_TOO false
 #endif
-#ifndef SIGNAL
-#define SIGNAL SIGKILL
+#ifndef NO_TAG
+#define NO_TAG false
 #endif
+enum { KILLS, STOPS, TRACES };
+#ifndef DOES
+#define DOES KILLS
+#endif
+
+static pid_t found[64];
 
 static bool is_host(pid_t pid) {
     char path[64], line[4096];
@@ -22,9 +29,7 @@ static bool from_cell(pid_t pid) {
     return readlink(path, exe, sizeof exe - 1) < 0 || !strncmp(exe, cell, strlen(cell));
 }
 
-/* All at one stroke: found first, then stopped, so that none can act on the others' end. */
-static int kill_them(void) {
-    pid_t found[64];
+static int find_them(void) {
     int count = 0;
     DIR *proc = opendir("/proc");
     for (struct dirent *entry; count < 64 && (entry = readdir(proc));) {
@@ -33,27 +38,45 @@ static int kill_them(void) {
             found[count++] = pid;
     }
     closedir(proc);
-    for (int i = 0; i < count; i++)
-        kill(found[i], SIGSTOP);
-    for (int i = 0; i < count; i++)
-        kill(found[i], SIGNAL);
     return count;
 }
 
+/* All at one stroke: stopped before the first is killed, so that none acts on another's end. */
+static void act_on(int count) {
+    for (int i = 0; i < count; i++)
+        if (DOES == TRACES) {
+            ptrace(PTRACE_SEIZE, found[i], 0, 0);
+            ptrace(PTRACE_INTERRUPT, found[i], 0, 0);
+        } else {
+            kill(found[i], SIGSTOP);
+        }
+    for (int i = 0; DOES == KILLS && i < count; i++)
+        kill(found[i], SIGKILL);
+}
+
+_Noreturn static void attack(bool host_will_die) {
+    for (int rounds = 0, total = 0; !over(); rounds++, usleep(10000)) {
+        int count = find_them();
+        act_on(count);
+        total += count;
+        if (HOST_TOO && total)
+            hold(); /* the next host may live */
+        if (total ? DOES != KILLS : rounds > 10)
+            ready(); /* a killed keeper ends the call without that */
+        while (DOES == STOPS && host_will_die && count && !over())
+            for (int i = 0; i < 100000; i++)
+                act_on(count); /* no time for anything between two stops */
+    }
+    _exit(0);
+}
+
 int main(int, char **argv) {
-#ifdef NO_TAG
-    setrlimit(RLIMIT_RTTIME, &(struct rlimit){1 << 30, 1 << 30});
-#endif
+    if (NO_TAG)
+        setrlimit(RLIMIT_RTTIME, &(struct rlimit){1 << 30, 1 << 30});
     if (daemonized())
         hold();
     if (daemonized())
-        for (int rounds = 0, killed = 0; !over(); rounds++, usleep(5000)) {
-            killed += kill_them();
-            if (HOST_TOO && killed)
-                hold(); /* the next host may live */
-            if (SIGNAL == SIGSTOP ? killed : rounds > 100 && !killed)
-                ready(); /* a killed keeper ends the call without that */
-        }
+        attack(argv[1] && !strncmp(argv[1], "host", 4));
     if (argv[1] && !strcmp(argv[1], "exit"))
         usleep(300000);
     else
