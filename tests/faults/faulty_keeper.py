@@ -98,8 +98,8 @@ def _faulty_tell(self, call, message, fds=()):
     _at(f"after {kind}")
 
 
-def _faulty_signal(pid, number, parent):
-    sent = _send_signal(pid, number, parent)
+def _faulty_signal(pid, number, *more):
+    sent = _send_signal(pid, number, *more)
     if number == 9:
         _at("after a kill")
     return sent
