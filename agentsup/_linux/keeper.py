@@ -314,10 +314,10 @@ class Keeper:
         if request.group is not None:
             call.leaf = request.leaf = self.make_leaf(call, request.group, request.settings)
         if request.namespace:
-            call.init = mechanism("namespace").Init(request)
-            call.pid, call.main = call.init.pid, call.init.main
-            self.inits[call.init.socket.fileno()] = call
-            self.epoll.register(call.init.socket.fileno(), select.EPOLLIN)
+            init: Init = mechanism("namespace").Init(request)
+            call.init, call.pid, call.main = init, init.pid, init.main
+            self.inits[init.socket.fileno()] = call
+            self.epoll.register(init.socket.fileno(), select.EPOLLIN)
             return
         if request.options or request.settings:
             call.pid = prepared_spawn(request)
