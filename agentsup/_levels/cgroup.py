@@ -47,7 +47,8 @@ def missing() -> Missing | None:
 
 def options() -> tuple[str, ...]:
     home = find_home()
-    assert isinstance(home, Home)
+    if isinstance(home, Missing):  # it was there when the supervisor was made
+        raise UnsupportedPlatform(f"containment=CGROUP: {home}")
     return (f"cgroup={home.path}",)
 
 
