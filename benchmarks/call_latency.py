@@ -8,7 +8,6 @@ them.  ``--check`` exits with status 1 when a target is missed.
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 import subprocess
@@ -19,7 +18,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
-from measure import Block, Report, medians, timed
+from measure import Block, Report, medians, parse_arguments, timed
 
 import agentsup
 from agentsup._linux import lifeline
@@ -305,10 +304,7 @@ def imports(report: Report, rounds: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     rounds = 4 if arguments.quick else 40
     report = Report()
     with tempfile.TemporaryDirectory() as folder:
@@ -318,10 +314,7 @@ def main() -> int:
     flood(report, 2 if arguments.quick else 5)
     many(report, 1000 if arguments.quick else 10_000)
     imports(report, 5)
-    print()
-    for line in report.missed:
-        print(f"missed: {line}")
-    return 1 if report.missed and arguments.check else 0
+    return report.end(check=arguments.check)
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import shutil
 import statistics
@@ -19,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-from measure import Block, Report, medians, timed
+from measure import Block, Report, medians, parse_arguments, timed
 
 import agentsup
 from agentsup import Containment, Escalation, SyncSupervisor, UnsupportedPlatform
@@ -164,10 +163,7 @@ def crowded(report: Report, program: str, rounds: int) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
-    parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
-    arguments = parser.parse_args()
+    arguments = parse_arguments(__doc__)
     rounds = 4 if arguments.quick else 40
     report = Report()
     with tempfile.TemporaryDirectory() as name:
@@ -175,10 +171,7 @@ def main() -> int:
         killing(report, program, 5 if arguments.quick else 25)
         latency(report, rounds)
         crowded(report, program, rounds)
-    print()
-    for line in report.missed:
-        print(f"missed: {line}")
-    return 1 if report.missed and arguments.check else 0
+    return report.end(check=arguments.check)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
@@ -52,3 +53,17 @@ class Report:
         self.row(name, f"{growth:+g} {unit}", note)
         if not met:
             self.missed.append(f"{name}: {growth:+g} {unit}")
+
+    def end(self, *, check: bool) -> int:
+        """Say what was missed; the exit status."""
+        print()
+        for line in self.missed:
+            print(f"missed: {line}")
+        return 1 if self.missed and check else 0
+
+
+def parse_arguments(doc: str) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=doc.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="exit with 1 if a target is missed")
+    parser.add_argument("--quick", action="store_true", help="a tenth of the calls")
+    return parser.parse_args()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pwd
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,30 @@ def no_groups() -> Iterator[None]:
 def groups() -> list[str]:
     home = cgroup.find_home()
     return [] if isinstance(home, Missing) else os.listdir(home.path)
+
+
+STROKE = """
+import os, signal, sys, agentsup
+from agentsup._linux import lifeline
+def strike(stream, line):
+    os.kill(lifeline._current.pid, signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
+level, *command = sys.argv[1:]
+with agentsup.SyncSupervisor(containment=agentsup.Containment[level]) as supervisor:
+    supervisor.run(command, output=agentsup.OutputPolicy(on_line=strike))
+"""
+
+
+def die_at_one_stroke(containment: Containment, *command: str) -> None:
+    """Host and keeper, when the command prints its first line."""
+    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
+    done = subprocess.run(
+        [sys.executable, "-c", STROKE, containment.name, *command],
+        env={**os.environ, "PYTHONPATH": path},
+        timeout=30,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL
 
 
 # --- on every level ---------------------------------------------------------------------------
@@ -305,32 +330,13 @@ def test_a_tool_that_removes_its_group(supervisor, marker):
 @in_cgroup
 def test_host_and_keeper_die_at_one_stroke(until):
     """The next start removes the group, and with it what had shed its tag."""
-    import subprocess
-
     before = set(groups())
-    source = """
-import os, signal, sys, agentsup
-from agentsup._linux import lifeline
-def strike(stream, line):
-    os.kill(lifeline._current.pid, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
-with agentsup.SyncSupervisor(containment=agentsup.Containment.CGROUP) as supervisor:
-    command = [sys.executable, "-c", sys.argv[1]]
-    supervisor.run(command, output=agentsup.OutputPolicy(on_line=strike))
-"""
     tool = (
         "import os, resource, sys, time\n"
         "resource.setrlimit(resource.RLIMIT_RTTIME, (1 << 30, 1 << 30))\n"
         "print(os.getpid(), file=sys.stderr, flush=True); print(flush=True); time.sleep(60)"
     )
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", source, tool],
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
+    die_at_one_stroke(Containment.CGROUP, sys.executable, "-c", tool)
     mine = set(groups()) - before
     assert mine
 
@@ -475,24 +481,6 @@ def test_nested_namespaces(supervisor):
 @in_namespace
 def test_host_and_keeper_die_at_one_stroke_in_a_namespace(marker, until):
     """Nothing is left even before the next start: the init dies with the keeper."""
-    import subprocess
-
-    source = """
-import os, signal, sys, agentsup
-from agentsup._linux import lifeline
-def strike(stream, line):
-    os.kill(lifeline._current.pid, signal.SIGKILL)
-    os.kill(os.getpid(), signal.SIGKILL)
-with agentsup.SyncSupervisor(containment=agentsup.Containment.PID_NAMESPACE) as supervisor:
-    script = f"(setsid env -i sleep {sys.argv[1]} &) ; sleep .1; echo; sleep {sys.argv[1]}"
-    supervisor.run(agentsup.shell(script), output=agentsup.OutputPolicy(on_line=strike))
-"""
-    path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
-    done = subprocess.run(
-        [sys.executable, "-c", source, marker],
-        env={**os.environ, "PYTHONPATH": path},
-        timeout=30,
-        check=False,
-    )
-    assert done.returncode == -signal.SIGKILL
+    script = f"(setsid env -i sleep {marker} &) ; sleep .1; echo; sleep {marker}"
+    die_at_one_stroke(Containment.PID_NAMESPACE, "sh", "-c", script)
     until(lambda: not marker.pids(), 2.0)

@@ -37,7 +37,7 @@ class Home:
     why_not_all: str
 
 
-_homes: dict[tuple[int, str | None], Home] = {}  # by process and its group
+_homes: dict[tuple[int, bytes], Home] = {}  # by process and its groups
 
 
 def missing() -> Missing | None:
@@ -53,16 +53,19 @@ def options() -> tuple[str, ...]:
 
 
 def find_home() -> Home | Missing:
-    place = os.getpid(), cgroup.own()
-    home = _homes.get(place)
+    home = _homes.get(_place())
     if home is None or not os.path.isdir(home.path):
-        found = _delegated(place[1])
+        found = _delegated(cgroup.own())
         if isinstance(found, Missing):
             return found
         home = Home(found, *_pass_controllers_on(found))
         _homes.clear()
-        _homes[os.getpid(), cgroup.own()] = home  # it may have moved
+        _homes[_place()] = home  # it may have moved
     return home
+
+
+def _place() -> tuple[int, bytes]:
+    return os.getpid(), read_proc("/proc/self/cgroup")
 
 
 # --- limits -----------------------------------------------------------------------------------

@@ -19,12 +19,10 @@ import os
 import select
 import time
 
-from .keeper import read_proc
+from .keeper import MEMORY_HIT, PROCESSES_HIT, read_proc
 
 PREFIX = "agentsup-"
 REMOVE_BOUND = 1.0  # seconds that a killed group may take to become empty
-
-MEMORY_HIT, PROCESSES_HIT = 2, 4  # flags of EXITED
 
 
 def own() -> str | None:

@@ -701,12 +701,18 @@ def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
         step = "exec"
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(request.path, request.argv, request.env)
-    except OSError as error:
-        os.write(report, f"{error.errno} {step}".encode())
     except BaseException as error:
-        os.write(report, f"{EINVAL} {step} ({error!r})".encode())
+        report_failure(report, step, error)
     finally:
         os._exit(127)
+
+
+def report_failure(report: int, step: str, error: BaseException) -> None:
+    """In the new process: the other end is ``prepared_spawn``."""
+    if isinstance(error, OSError):
+        os.write(report, f"{error.errno} {step}".encode())
+    else:
+        os.write(report, f"{EINVAL} {step} ({error!r})".encode())
 
 
 def mechanism(name: str) -> Any:

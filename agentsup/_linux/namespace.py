@@ -31,16 +31,18 @@ from _socket import (
     SOL_SOCKET,
     socketpair,
 )
-from errno import ECHILD, EINVAL
+from errno import ECHILD
 
 from .keeper import (
     ALL_SIGNALS,
     Request,
     SpawnFailed,
+    prctl,
     prepare_and_exec,
     prepared_spawn,
     read_proc,
     receive,
+    report_failure,
     untrace,
 )
 
@@ -131,7 +133,7 @@ class Place:
                 call("umount2", b"/proc", MNT_DETACH)  # nobody is to find it below the new one
             call("mount", b"proc", b"/proc", b"proc", MS_NOSUID | MS_NODEV | MS_NOEXEC, None)
             # Else a tool could trace it, where both are of the same user.
-            call("prctl", PR_SET_DUMPABLE, 0, 0, 0, 0)
+            prctl(PR_SET_DUMPABLE, 0)
             step = "fork"
             main = os.fork()
             if main == 0:
@@ -143,15 +145,13 @@ class Place:
             os.read(0, 1)  # until then the tool keeps its number
             attend(main)
             os._exit(0)
-        except OSError as error:
-            os.write(failure, f"{error.errno} {step}".encode())
         except BaseException as error:
-            os.write(failure, f"{EINVAL} {step} ({error!r})".encode())
+            report_failure(failure, step, error)
         finally:
             os._exit(127)
 
     def die_with_keeper(self) -> None:
-        call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
         self.keepers_end.close()
         try:
             self.socket.recv(1, MSG_DONTWAIT)
@@ -188,9 +188,14 @@ def attend(main: int) -> None:
 
 
 def needs_user_namespace() -> bool:
-    """Whether this process may not make a PID namespace just so (capabilities(7))."""
+    """Whether this process may not make a PID namespace just so."""
+    return not has_capability(CAP_SYS_ADMIN)
+
+
+def has_capability(number: int) -> bool:
+    """Whether it is effective in this process (capabilities(7))."""
     _, _, rest = read_proc("/proc/self/status").partition(b"CapEff:")
-    return not int(rest.split()[0], 16) >> CAP_SYS_ADMIN & 1
+    return bool(int(rest.split()[0], 16) >> number & 1)
 
 
 def become_same_user(uid: int, gid: int) -> None:

@@ -14,7 +14,7 @@ from .._values.result import Containment
 from .params import LEVELS
 
 _WIDTH = 18  # of the first column
-_KILL = 5  # CAP_KILL
+_CAP_KILL = 5
 
 _EPILOG = """\
 Levels, from the weakest to the strongest: process-group, subreaper, cgroup, pid-namespace.
@@ -86,12 +86,11 @@ def _notes() -> dict[str, str]:
     import resource
 
     from .._linux import records
-    from .._linux.keeper import read_proc
+    from .._linux.namespace import has_capability
     from .._rules.tags import tag_range
 
     notes: dict[str, str] = {}
-    _, _, capabilities = read_proc("/proc/self/status", 4096).partition(b"CapEff:")
-    if not int(capabilities.split()[0], 16) >> _KILL & 1:
+    if not has_capability(_CAP_KILL):
         notes["other users"] = (
             "what becomes another user, by a setuid program, only a control group can kill: "
             "no_new_privs=True keeps tools from that"
