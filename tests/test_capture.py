@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,9 @@ from hypothesis import strategies as st
 import agentsup
 from agentsup import Output, OutputPolicy, SpawnError
 from agentsup._calls import capture as module
-from agentsup._calls.capture import Capture, Lines, Spill, UntilItRaises
+from agentsup._calls.capture import Capture, Lines, UntilItRaises
+from agentsup._calls.spill import Spill
+from agentsup._calls.spill_directory import SpillDirectory
 
 LINE_MAX = 8  # for the tests of cutting: the rules are the same at every size
 
@@ -231,10 +234,10 @@ class TestSpill:
         assert result.check().stdout.text == f"10 [Errno {errno.EFBIG}] File too large\n"
 
     def test_nobody_else_may_read_the_file(self, tmp_path: Path) -> None:
-        spill = Spill("stdout", tmp_path)
+        spill = Spill("stdout", OutputPolicy(), tmp_path)
         spill.close()
         assert os.stat(spill.path).st_mode & 0o077 == 0
-        assert spill.path.endswith(".stdout")
+        assert re.fullmatch(r"agentsup-[0-9a-f]{16}\.stdout", os.path.basename(spill.path))
 
     def test_a_missing_directory_is_told_by_name(self, tmp_path: Path) -> None:
         with pytest.raises(SpawnError, match=r"output\.spill_dir") as caught:
@@ -251,22 +254,23 @@ class TestSpill:
     def test_a_directory_that_goes_away_in_between_leaves_nothing_open(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        made = iter([module.tempfile.mkstemp])
+        made = iter([SpillDirectory.create])
 
-        def mkstemp(*where: str) -> tuple[int, str]:
+        def create(directory: SpillDirectory, stream: str) -> tuple[int, str]:
             for real in made:
-                return real(*where)
+                return real(directory, stream)
             raise FileNotFoundError(errno.ENOENT, "gone")
 
-        monkeypatch.setattr(module.tempfile, "mkstemp", mkstemp)
+        monkeypatch.setattr(SpillDirectory, "create", create)
         with pytest.raises(FileNotFoundError, match=r"output\.spill_dir"):
             agentsup.run_sync(["true"], output=OutputPolicy(spill_dir=tmp_path))
 
 
 SPILL_UNDER_A_LIMIT = """
 import os, resource, sys
-from agentsup._calls.capture import Spill
-spill = Spill("stdout", sys.argv[1])
+from agentsup import OutputPolicy
+from agentsup._calls.spill import Spill
+spill = Spill("stdout", OutputPolicy(), sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10))
 for _ in range(4):
     spill.write(memoryview(b"1234"))

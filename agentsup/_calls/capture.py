@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import tempfile
 from typing import TYPE_CHECKING
 
-from .._errors import SpawnError
 from .._values.output import Output, whole_characters
 
 if TYPE_CHECKING:
     from .._values.output import OnLine, OutputPolicy
+    from .spill import Spill
 
 LINE_MAX = 64 * 1024
 
@@ -27,13 +24,15 @@ class Capture:
         self._head = bytearray()
         self._tail = bytearray()
         self._lines = Lines(stream, on_line) if on_line else None
-        self._spill_dir = policy.spill_dir
+        self._policy = policy
         self._spill: Spill | None = None
 
     def open(self) -> None:
         """Make the file, where one is asked for; it is closed by :meth:`close`."""
-        if self._spill_dir is not None:
-            self._spill = Spill(self._stream, self._spill_dir)
+        if self._policy.spill_dir is not None:
+            from .spill import Spill
+
+            self._spill = Spill(self._stream, self._policy, self._policy.spill_dir)
 
     def feed(self, chunk: memoryview) -> None:
         """Take note of ``chunk``, which may be overwritten afterwards."""
@@ -121,32 +120,3 @@ class Lines:
         piece = whole_characters(line[:LINE_MAX])
         self._on_line(self._stream, piece.decode("utf-8", "replace"))
         return line[len(piece) :]
-
-
-class Spill:
-    """A file with all of a stream. When it cannot be written, the call goes on without it."""
-
-    def __init__(self, stream: str, directory: str | os.PathLike[str]) -> None:
-        try:
-            self._fd, path = tempfile.mkstemp(f".{stream}", "agentsup-", directory)
-        except OSError as error:
-            number = error.errno or errno.EIO
-            raise SpawnError(
-                number, f"output.spill_dir: {os.strerror(number)}", os.fspath(directory)
-            ) from None
-        self.path = os.path.abspath(path)
-        self.error: str | None = None
-
-    def write(self, chunk: memoryview) -> None:
-        if self.error is not None:
-            return
-        try:
-            while chunk:
-                chunk = chunk[os.write(self._fd, chunk) :]
-        except OSError as error:
-            self.error = str(error)
-
-    def close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1

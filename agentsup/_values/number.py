@@ -3,6 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from attrs import Attribute
+
+    Validator: TypeAlias = Callable[[Any, Attribute[Any], Any], None]
 
 
 def seconds(
@@ -35,3 +43,25 @@ def whole(
     if most is not None and value > most:
         raise ValueError(f"{name} must be at most {most} {unit}, not {value!r}")
     return value
+
+
+def is_seconds(*, zero: bool = False) -> Validator:
+    """For a field that is a finite number of seconds."""
+
+    def check(of: object, attribute: Attribute[Any], value: float | None) -> None:
+        name = f"{type(of).__name__}.{attribute.name}"
+        if seconds(name, value, zero=zero) is None:
+            raise ValueError(f"{name} must be a finite number of seconds, not {value!r}")
+
+    return check
+
+
+def is_whole(unit: str, *, least: int = 0, most: int | None = None) -> Validator:
+    """For a field that is a whole number, and not None."""
+
+    def check(of: object, attribute: Attribute[Any], value: int | None) -> None:
+        name = f"{type(of).__name__}.{attribute.name}"
+        if whole(name, value, unit, least=least, most=most) is None:
+            raise TypeError(f"{name} must be a whole number of {unit}, not None")
+
+    return check

@@ -9,17 +9,22 @@ from typing import Any, TypeAlias
 from attrs import Attribute, field, frozen
 
 from .number import whole
+from .retention import Retention
 
 OnLine: TypeAlias = Callable[[str, str], object]
 
+#: Room for hours of ordinary output, and no danger to an ordinary disk.
+_SPILL_LIMIT = 256 * 1024**2
+_SPILL_RETENTION = Retention(max_bytes=1024**3, max_files=4000)
 
-def _bytes(default: int | None) -> int:
+
+def _bytes(default: int | None, *, or_none: bool = False) -> int:
     def check(_: OutputPolicy, attribute: Attribute[int | None], value: int | None) -> None:
-        if value is None and default is not None:
+        if value is None and not or_none:
             raise TypeError(f"OutputPolicy.{attribute.name} must be a number of bytes, not None")
         whole(f"OutputPolicy.{attribute.name}", value, "bytes")
 
-    # None only for `limit`, whose annotation says so.
+    # None only with `or_none`, where the annotation says so.
     return field(default=default, kw_only=True, validator=check)  # type: ignore[return-value]
 
 
@@ -39,6 +44,7 @@ _is_path = _must(
     ),
 )
 _is_bool = _must("a bool", lambda value: isinstance(value, bool))
+_is_retention = _must("a Retention", lambda value: value is None or isinstance(value, Retention))
 _is_callable = _must("callable", lambda value: value is None or callable(value))
 
 
@@ -49,8 +55,12 @@ class OutputPolicy:
 
     :param head: bytes kept from the beginning of each stream.
     :param tail: bytes kept from its end.
-    :param spill_dir: a directory for files that hold all of it, one a stream. They are the
-        caller's to delete.
+    :param spill_dir: a directory for files that hold all of it, one a stream.
+    :param spill_limit: bytes that one of these files may have, 256 MiB by default: it holds the
+        beginning then, and ``Output.spill_error`` says that it was cut. None is no bound.
+    :param spill_retention: bounds for all of these files in the directory, those of other calls
+        and processes included: a new one makes the oldest go, but never one that is being
+        written. 1 GiB in 4,000 files by default; None drops nothing, even when the disk is full.
     :param limit: bytes over both streams; one more ends the call with ``Outcome.OUTPUT_LIMIT``.
     :param merge_stderr: send stderr into stdout, in true order; ``result.stderr`` is then empty.
     :param on_line: called in the event loop with (``"stdout"`` or ``"stderr"``, the line without
@@ -62,7 +72,11 @@ class OutputPolicy:
     head: int = _bytes(64 * 1024)
     tail: int = _bytes(64 * 1024)
     spill_dir: str | os.PathLike[str] | None = field(default=None, kw_only=True, validator=_is_path)
-    limit: int | None = _bytes(None)
+    spill_limit: int | None = _bytes(_SPILL_LIMIT, or_none=True)
+    spill_retention: Retention | None = field(
+        default=_SPILL_RETENTION, kw_only=True, validator=_is_retention
+    )
+    limit: int | None = _bytes(None, or_none=True)
     merge_stderr: bool = field(default=False, kw_only=True, validator=_is_bool)
     on_line: OnLine | None = field(default=None, kw_only=True, validator=_is_callable)
 
@@ -79,7 +93,7 @@ class Output:
     total_bytes: int = 0
     #: The file with all of it, where one was asked for.
     spill_path: str | None = None
-    #: Why the file does not hold all of it (a full disk, …), or None.
+    #: Why the file does not hold all of it (``spill_limit``, a full disk, …), or None.
     spill_error: str | None = None
 
     @property
