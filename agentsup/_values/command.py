@@ -72,3 +72,10 @@ def encode_argv(command: CommandLike) -> list[bytes]:
         if b"\0" in word:
             raise ValueError(f"command[{index}] holds a NUL byte, which no argument can: {word!r}")
     return argv
+
+
+def to_command(value: CommandLike) -> Command:
+    """``value`` as a command that can be encoded."""
+    command = value if isinstance(value, Command) else Command(value)
+    encode_argv(command)  # for its errors
+    return command
