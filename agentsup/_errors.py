@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Self
 
     from ._values.result import Result
+    from .checkpoint.history import LedgerStep
 
 
 class AgentsupError(Exception):
@@ -72,8 +73,7 @@ class ToolFailed(AgentsupError):
 
     def __str__(self) -> str:
         text = f"{self.result.name}: {self.result.reason}"
-        last = (self.result.stderr.text or self.result.stdout.text).strip()
-        return f"{text}\n{last[-1000:]}" if last else text
+        return _with_output(text, self.result.stderr.text or self.result.stdout.text)
 
 
 class KeeperLost(AgentsupError):
@@ -85,12 +85,48 @@ class KeeperLost(AgentsupError):
     partial: Result | None = None
 
 
+class NotReady(AgentsupError):
+    """A service has not become ready. :attr:`output` is the last that it had printed."""
+
+    def __init__(self, service: str, reason: str, output: str = "") -> None:
+        super().__init__(service, reason, output)
+        self.service = service
+        self.reason = reason
+        self.output = output
+
+    def __str__(self) -> str:
+        return _with_output(f"{self.service}: {self.reason}", self.output)
+
+
+class RestartLimitReached(AgentsupError):
+    """A service has failed more often than its supervisor allows, which has stopped them all.
+
+    :attr:`service` is its name, :attr:`reason` how it ended the last time, and :attr:`output` the
+    last that it had printed.
+    """
+
+    def __init__(self, service: str, reason: str, limit: str, output: str = "") -> None:
+        super().__init__(service, reason, limit, output)
+        self.service = service
+        self.reason = reason
+        self.limit = limit
+        self.output = output
+
+    def __str__(self) -> str:
+        return _with_output(f"{self.service}: {self.limit}; {self.reason}", self.output)
+
+
 class SupervisorClosed(AgentsupError):
     """The supervisor is closed or closing, or was never entered, and starts nothing."""
 
 
 class UnsupportedPlatform(AgentsupError):
     """This system lacks something that is needed; the message says what."""
+
+
+def _with_output(text: str, output: str) -> str:
+    last = output.strip()
+    return f"{text}\n{last[-1000:]}" if last else text
 
 
 def last_partial(exception: BaseException) -> Result | None:
@@ -132,3 +168,41 @@ def spawn_text(number: int) -> str:
     if number == errnos.EAGAIN:
         return "no more processes (see RLIMIT_NPROC, pids.max)"
     return os.strerror(number)
+
+
+class CheckpointCorrupt(AgentsupError):
+    """No generation of a checkpoint can be used; the message says of each why. None is removed."""
+
+
+class CheckpointInUse(AgentsupError):
+    """Somebody else has the checkpoint open for writing."""
+
+
+class FormatTooNew(AgentsupError):
+    """A file was written by a newer version of this package. It is left as it is."""
+
+
+class DiskFull(AgentsupError, OSError):
+    """There is no room left, and nothing more that could be dropped. What was saved is intact."""
+
+
+class LedgerCorrupt(AgentsupError):
+    """The file of a ledger is damaged; the message names it. It is left as it is."""
+
+
+class StepInterrupted(AgentsupError):
+    """A step was interrupted before, and its policy is not to go on. :attr:`step` says when."""
+
+    def __init__(self, step: LedgerStep) -> None:
+        super().__init__(step)
+        self.step = step
+
+    def __str__(self) -> str:
+        return (
+            f"step {self.step.name!r} (number {self.step.id}) was interrupted in attempt "
+            f"{self.step.attempts}; 'agentsup ledger retry FILE {self.step.id}' lets it run again"
+        )
+
+
+class StepLost(AgentsupError):
+    """Another agent has taken the step over, for this one's lease had run out."""

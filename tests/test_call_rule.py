@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import fcntl
 import signal
+import sys
+import termios
 import time
 from collections.abc import Callable
 
@@ -14,6 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from agentsup._calls.call import Call
 from agentsup._calls.spec import make_spec
+from agentsup._linux import keeper
 from agentsup._rules.call import (
     ASK_AFTER,
     DRAIN_TIME,
@@ -143,6 +147,8 @@ def test_each_row_of_the_table(
         ({"idle_timeout": 4.0}, lambda r: r.tick(4.0), Outcome.IDLE),
         ({"timeout": 4.0, "idle_timeout": 4.0}, lambda r: r.tick(4.0), Outcome.TIMED_OUT),
         ({"timeout": 9.0, "idle_timeout": 4.0}, lambda r: r.tick(20.0), Outcome.TIMED_OUT),
+        ({"heartbeat": 4.0}, lambda r: r.tick(4.0), Outcome.HEARTBEAT_LOST),
+        ({"heartbeat": 4.0, "idle_timeout": 4.0}, lambda r: r.tick(4.0), Outcome.IDLE),
         ({"output_limit": 9}, lambda r: r.output(4.0, 10), Outcome.OUTPUT_LIMIT),
         ({"output_limit": 0}, lambda r: r.output(4.0, 1), Outcome.OUTPUT_LIMIT),
     ],
@@ -160,6 +166,7 @@ def test_a_bound_that_is_passed_is_the_outcome(
         ({"timeout": 4.0}, lambda r: r.tick(3.9)),
         ({"output_limit": 9}, lambda r: r.output(4.0, 9)),
         ({"idle_timeout": 4.0}, lambda r: (r.output(3.0, 1), r.tick(6.9))),
+        ({"heartbeat": 4.0}, lambda r: (r.beat(3.0), r.tick(6.9))),
     ],
 )
 def test_a_bound_that_is_not_passed_does_nothing(terms: dict[str, float], event: Event) -> None:
@@ -172,6 +179,10 @@ def test_time_before_the_request_was_sent_counts_against_nothing() -> None:
     call.began(100.0)
     call.spawned()
     assert call.deadline == 103.0
+    call = the_rule(heartbeat=4.0)
+    call.began(100.0)
+    call.spawned()
+    assert call.deadline == 104.0
 
 
 def test_a_keeper_that_does_not_start_the_program_in_time_is_lost() -> None:
@@ -193,6 +204,11 @@ def test_output_streams_that_ended_early_leave_nothing_to_drain() -> None:
     gone = after((*RUNNING, lambda r: r.drained(0.5), lambda r: r.exited(1.0, False)))
     others_live = after((*RUNNING, lambda r: r.drained(0.5), lambda r: r.exited(1.0, True)))
     assert (gone.state, others_live.state) == (State.FINISHED, State.KILLING)
+
+
+def test_a_service_does_not_wait_for_what_it_leaves() -> None:
+    call = after((*LINGERING, lambda r: r.tick(1.0)), the_rule(linger=0.0))
+    assert call.state is State.KILLING
 
 
 @pytest.mark.parametrize(
@@ -229,13 +245,22 @@ def test_every_step_is_carried_out_and_noted_with_its_time() -> None:
     ]
 
 
-def test_a_host_that_looks_late_takes_note_of_the_end_before_the_time() -> None:
+def waiting(call: Call) -> int:
+    """The bytes of all messages that the keeper has sent about it."""
+    answer = fcntl.ioctl(call._hold.fd, termios.FIONREAD, bytes(4))
+    return int.from_bytes(answer, sys.byteorder)
+
+
+def test_a_host_that_looks_late_takes_note_of_the_end_before_the_time(
+    until: Callable[..., None],
+) -> None:
     """Its loop was busy beyond the timeout; the program had ended long before that."""
-    call = Call(make_spec(["sleep", "0.05"], {"timeout": 0.15}))
+    call = Call(make_spec(["sleep", "0.05"], {"timeout": 0.15}), eager=True)
     call.prepare()
     try:
         assert call.send()
-        time.sleep(0.2)  # both STARTED and EXITED are waiting by now
+        until(lambda: waiting(call) >= keeper.STARTED_BODY.size + keeper.EXITED_BODY.size)
+        time.sleep(0.2)
         while not call.result_ready:
             call.step(None)
         assert call.result().ok
@@ -273,6 +298,66 @@ class TestAdoption:
         assert (call.state, call.outcome) == (State.ADOPTED, None)
 
 
+class TestHeartbeat:
+    @given(gaps=st.lists(st.integers(0, 12)), within=st.integers(1, 10))
+    def test_it_is_lost_in_the_first_gap_that_is_as_long_as_the_bound(
+        self, gaps: list[int], within: int
+    ) -> None:
+        call = after(RUNNING, the_rule(heartbeat=within))
+        now = 0
+        for gap in gaps:
+            assert (call.deadline, call.outcome) == (now + within, None)
+            if gap >= within:
+                call.tick(now + within)
+                assert (call.outcome, call.take()) == (Outcome.HEARTBEAT_LOST, [INT])
+                break
+            now += gap
+            call.tick(now)
+            call.beat(now)
+
+    def test_output_is_no_beat(self) -> None:
+        call = after((*RUNNING, lambda r: r.output(3.0, 1)), the_rule(heartbeat=4.0))
+        assert call.deadline == 4.0
+
+    def test_a_beat_that_is_heard_of_late_takes_no_time_away(self) -> None:
+        call = after(
+            (*RUNNING, lambda r: r.beat(3.0), lambda r: r.beat(2.0)), the_rule(heartbeat=4)
+        )
+        assert call.deadline == 7.0
+
+    def test_beats_can_be_expected_more_often_less_often_and_no_more(self) -> None:
+        call = after(RUNNING)
+        call.beat(1.0)
+        assert call.deadline is None
+        for now, seconds, due in ((2.0, 5.0, 7.0), (3.0, 1.0, 4.0), (3.5, 9.0, 12.5)):
+            call.expect_beats(now, seconds)
+            assert call.deadline == due
+        call.expect_beats(4.0, None)
+        call.tick(100.0)
+        assert (call.deadline, call.outcome) == (None, None)
+
+    def test_the_bound_ends_with_the_main_process(self) -> None:
+        call = after(ADOPTED, the_rule(adopt=True, heartbeat=5.0))
+        call.tick(100.0)
+        assert (call.state, call.deadline) == (State.ADOPTED, None)
+
+    def test_what_was_adopted_can_be_given_a_new_one_and_lose_it(self) -> None:
+        call = after(ADOPTED, the_rule(adopt=True))
+        call.expect_beats(2.0, 5.0)
+        call.beat(4.0)
+        call.tick(8.9)
+        assert (call.state, call.deadline) == (State.ADOPTED, 9.0)
+        call.tick(9.0)
+        assert (call.state, call.take()) == (State.STOPPING, [INT])
+        assert call.outcome is Outcome.HEARTBEAT_LOST
+
+    def test_who_is_being_stopped_needs_none(self) -> None:
+        call = after(STOPPING, the_rule(heartbeat=1.5))
+        call.expect_beats(1.1, 0.1)
+        call.tick(2.0)
+        assert (call.deadline, call.outcome, call.take()) == (3.0, Outcome.STOPPED, [])
+
+
 ACTIONS = st.sampled_from(["INT", "TERM", "HUP", CLOSE_STDIN, Command(("stop",))])
 WAITS = st.sampled_from([0.0, 0.5, 3.0])
 TERMS = st.builds(
@@ -282,6 +367,7 @@ TERMS = st.builds(
     ),
     timeout=st.none() | st.sampled_from([0.1, 2.0, 70.0]),
     idle_timeout=st.none() | st.sampled_from([0.1, 2.0]),
+    heartbeat=st.none() | st.sampled_from([0.1, 2.0]),
     output_limit=st.none() | st.sampled_from([0, 50]),
     adopt=st.booleans(),
 )
@@ -351,6 +437,16 @@ class AnyOrder(RuleBasedStateMachine):
         self.call.output(self.now, self.total)
         self.collect()
 
+    @rule()
+    def beat(self) -> None:
+        self.call.beat(self.now)
+        self.collect()
+
+    @rule(seconds=st.none() | st.sampled_from([0.0, 0.1, 2.0]))
+    def expect_beats(self, seconds: float | None) -> None:
+        self.call.expect_beats(self.now, seconds)
+        self.collect()
+
     @rule(live=st.booleans())
     def exited(self, live: bool) -> None:
         if self.call.outcome is None:
@@ -393,7 +489,9 @@ class AnyOrder(RuleBasedStateMachine):
         if self.outcome is not None:
             assert call.outcome is self.outcome
         if self.ended_before_a_stop:
-            assert call.outcome is None
+            # Only of what was adopted is there more to tell.
+            adopted = (None, Outcome.HEARTBEAT_LOST)
+            assert call.outcome in (adopted if call.result_ready and call.terms.adopt else (None,))
         self.was_ready, self.was_finished = call.result_ready, call.finished
         self.outcome = call.outcome
 
@@ -449,5 +547,6 @@ def test_a_call_with_a_bound_ends_though_the_keeper_is_silent_from_the_start(ter
     while (due := call.deadline) is not None:
         call.tick(now := max(now, due))
     assert call.finished
-    limits = [x for x in (terms.timeout, terms.idle_timeout, START_BOUND) if x is not None]
+    bounds = (terms.timeout, terms.idle_timeout, terms.heartbeat, START_BOUND)
+    limits = [x for x in bounds if x is not None]
     assert now <= min(limits) + bound(terms) + 1e-6

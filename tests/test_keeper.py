@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -45,7 +48,7 @@ def run_python(source, *args, **options):
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONWARNINGS": "error"}
     command = [sys.executable, "-c", source, *args]
     done = subprocess.run(
-        command, env=environment, capture_output=True, text=True, timeout=60, **options
+        command, env=environment, capture_output=True, text=True, timeout=300, **options
     )
     assert done.returncode == 0, done.stderr
     assert not done.stderr
@@ -69,20 +72,21 @@ async def test_killed_while_idle(until):
 @pytest.mark.parametrize("number", [1, 8])
 async def test_killed_during_calls(number, marker, eventually):
     """Each call is told, with what it had; and the next keeper is there at once."""
-    lost = []
+    lost, said = [], []
+    policy = agentsup.OutputPolicy(on_line=lambda *line: said.append(line))
 
     async def call():
         with pytest.raises(KeeperLost) as caught:
-            await agentsup.run(["sh", "-c", tree_script(marker)])
+            await agentsup.run(["sh", "-c", tree_script(marker)], output=policy)
         lost.append(caught.value.partial)
         assert (await agentsup.run(["true"])).ok
 
     async with anyio.create_task_group() as tasks:
         for _ in range(number):
             tasks.start_soon(call)
-        await eventually(lambda: len(marker.pids()) == 4 * number)
+        await eventually(lambda: len(said) == number and len(marker.pids()) == 4 * number)
         os.kill(keeper_pid(), signal.SIGKILL)
-    await eventually(lambda: not marker.pids(), 1.0)
+    await eventually(lambda: not marker.pids())
     assert [partial.stdout.text for partial in lost] == ["started\n"] * number
     assert lost[0].outcome is Outcome.STOPPED
 
@@ -99,36 +103,38 @@ async def test_killed_while_a_process_is_open(marker, eventually):
 @from_here
 async def test_does_not_answer(monkeypatch, marker, eventually):
     monkeypatch.setattr(call_rule, "KILL_BOUND", 0.3)
-    async with anyio.create_task_group() as tasks:
+    async with agentsup.Supervisor() as sup, anyio.create_task_group() as tasks:
 
         async def call():
             with pytest.raises(KeeperLost, match="does not answer"):
-                await agentsup.run(["sh", "-c", tree_script(marker)], timeout=0.5, grace=0.2)
+                await sup.run(["sh", "-c", tree_script(marker)], grace=0.2)
 
         tasks.start_soon(call)
         await eventually(lambda: len(marker.pids()) == 4)
         os.kill(keeper_pid(), signal.SIGSTOP)
+        sup.tree()[0].stop()
     assert not marker.pids()
     assert (await agentsup.run(["true"])).ok
 
 
 @from_here
 async def test_does_not_start_the_call(monkeypatch):
-    monkeypatch.setattr(call_rule, "START_BOUND", 0.3)
     await agentsup.run(["true"])
     os.kill(keeper_pid(), signal.SIGSTOP)
-    with pytest.raises(KeeperLost, match="does not answer"):
+    with monkeypatch.context() as patch, pytest.raises(KeeperLost, match="does not answer"):
+        patch.setattr(call_rule, "START_BOUND", 0.3)
         await agentsup.run(["true"])
     assert (await agentsup.run(["true"])).ok
 
 
-def test_stopped_while_idle():
+def test_stopped_while_idle(monkeypatch):
     """It is replaced without waiting for it."""
+    monkeypatch.setattr(lifeline, "_CLOSING", 120.0)
     assert agentsup.run_sync(["true"]).ok
     os.kill(keeper_pid(), signal.SIGSTOP)
     before = time.monotonic()
     lifeline.shut_down()
-    assert time.monotonic() - before < 5
+    assert time.monotonic() - before < 60
 
 
 @from_here
@@ -285,7 +291,7 @@ def test_two_loops_in_two_threads(anyio_backend_name, anyio_backend_options):
     for one in threads:
         one.start()
     for one in threads:
-        one.join(60)
+        one.join(120)
     assert len(outputs) == 80
     assert len(keepers) == 1
 
@@ -317,9 +323,9 @@ async def test_fork_of_the_host(marker):
             process.stop()
             await process.wait()
             for _ in range(3):
-                result = await sup.run(["sleep", marker], timeout=0.1, grace=1)
+                result = await sup.run(["sleep", marker], timeout=0.1, grace=60)
                 assert result.outcome is Outcome.TIMED_OUT
-                assert result.duration < 5
+                assert [step.action for step in result.escalation] == ["SIGTERM"]
             assert keeper_pid() == ours
         finally:
             os.close(write_end)
@@ -382,7 +388,7 @@ pathlib.Path(sys.argv[1]).write_text(result.stdout.text + result.stderr.text)
     out = tmp_path / "out"
     path = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     command = ["sh", "-c", f'exec "$@" {closed}', "sh", sys.executable, "-c", source, str(out)]
-    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=30)
+    subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, check=True, timeout=120)
     assert out.read_text() == "in out\nerr\n"
 
 
@@ -476,7 +482,7 @@ async def main():
         async with anyio.create_task_group() as tasks:
             for n in range(60):
                 tasks.start_soon(call, n)
-            with anyio.fail_after(20):
+            with anyio.fail_after(120):
                 while len(failed) < 30:
                     await anyio.sleep(0.01)
             os.close(write_end)
@@ -488,6 +494,52 @@ async def main():
 anyio.run(main)
 """
     assert run_python(source) == "done\n"
+
+
+@from_here
+async def test_refused_before_the_request_is_sent(monkeypatch):
+    """A channel that has ended is no dead keeper: what is in flight goes on."""
+    connect = lifeline.connect
+
+    def connect_and_wait(kept):
+        channel = connect(kept)
+        assert select.select([channel.socket], [], [], 60)[0]  # the keeper's end is closed
+        return channel
+
+    async with agentsup.Supervisor() as sup, sup.open(["cat"], stdin=agentsup.PIPE) as process:
+        await process.stdin.send(b"there\n")
+        assert await process.stdout.receive() == b"there\n"
+        keeper = keeper_pid()
+        soft, hard = resource.prlimit(keeper, resource.RLIMIT_NOFILE)
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (0, hard))
+        with monkeypatch.context() as patch:
+            patch.setattr(lifeline, "connect", connect_and_wait)
+            for _ in range(3):
+                with pytest.raises(SpawnError, match="no file descriptors") as caught:
+                    await sup.run(["true"])
+                assert caught.value.errno == errno.EMFILE
+        resource.prlimit(keeper, resource.RLIMIT_NOFILE, (soft, hard))
+        assert (await sup.run(["true"])).ok
+        await process.stdin.send(b"still there\n")
+        assert await process.stdout.receive() == b"still there\n"
+    assert keeper_pid() == keeper
+
+
+def test_a_refusal_that_is_long_in_coming():
+    """A keeper that takes its time is not a dead one."""
+    assert agentsup.run_sync(["true"]).ok
+    kept = lifeline._current
+    soft, hard = resource.prlimit(kept.pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(kept.pid, resource.RLIMIT_NOFILE, (0, hard))
+    os.kill(kept.pid, signal.SIGSTOP)
+    later = threading.Timer(1.0, os.kill, (kept.pid, signal.SIGCONT))
+    with contextlib.closing(lifeline.Channel(kept)):
+        later.start()
+        assert not kept.dead
+    later.join()
+    resource.prlimit(kept.pid, resource.RLIMIT_NOFILE, (soft, hard))
+    assert agentsup.run_sync(["true"]).ok
+    assert lifeline._current is kept
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="RLIMIT_NPROC does not bind root")
@@ -506,7 +558,7 @@ def test_no_processes_for_the_keeper(monkeypatch):
     assert keeper_pid() == keeper
 
 
-def test_thief_of_its_own_output(monkeypatch):
+def test_thief_of_its_own_output(monkeypatch, patience):
     """A tool can read from its own output pipe: epoll says there is something, and it is gone."""
     stolen = []
     read = Reader.read
@@ -517,10 +569,14 @@ def test_thief_of_its_own_output(monkeypatch):
         return read(self)
 
     monkeypatch.setattr(Reader, "read", read_after_the_thief)
-    result = agentsup.run_sync(agentsup.shell("echo first; sleep 99"), timeout=0.2)
+    for timeout in patience:
+        stolen.clear()
+        result = agentsup.run_sync(agentsup.shell("echo first; sleep 99"), timeout=timeout)
+        if stolen != [b""]:
+            break
     assert stolen == [b"first\n"]
     assert result.outcome is Outcome.TIMED_OUT
-    assert result.duration < 10
+    assert result.duration < 90
 
 
 def test_sweep_has_a_bound(monkeypatch):

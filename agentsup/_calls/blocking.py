@@ -20,6 +20,8 @@ def run(call: Call, closing: int = -1) -> Result:
     """
     call.prepare()
     try:
+        if call.ask is not None:
+            raise TypeError("heartbeat: a CallableHeartbeat takes an event loop: use agentsup.run")
         while not call.send():
             _wait_for_room(call.keeper_fd())
         if closing >= 0:

@@ -28,7 +28,7 @@ from .._values.result import Containment, Leftover, Outcome, Result, TakenStep
 from .capture import Capture, UntilItRaises
 from .lookup import explain
 from .reader import Reader
-from .spec import PIPE, pre_stop_spec
+from .spec import PIPE, side_spec
 
 if sys.platform == "linux":
     from .._levels.kept import Kept
@@ -37,9 +37,13 @@ else:
     from .._bsd.memory import memory_file
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
+    from typing import Any
 
+    from .heartbeat import Beats
     from .spec import Spec
+
+_ENDS = frozenset({News.EXITED, News.LEFT, News.EMPTY, News.KILLED, News.ENDED})
 
 
 class Call:
@@ -62,6 +66,7 @@ class Call:
         self.on_change: Callable[[], None] = _nothing  # told when an event may concern somebody
         self._armed = -math.inf  # what the timer is set to
         self.before_stdin_closes: Callable[[], None] = _nothing
+        self.before_end: Callable[[], None] = _nothing  # to hear the last words of a process
         self._outputs = outputs  # descriptors that take stdout and stderr, instead of pipes
         on_line = UntilItRaises(spec.output.on_line) if spec.output.on_line else None
         self._captures = {"stdout": Capture("stdout", spec.output, on_line)}
@@ -82,6 +87,12 @@ class Call:
         self._pre_stop: Call | None = None
         self._extra_steps: list[TakenStep] = []
         self._handlers: dict[int, Callable[[], None]] = {}
+        self._watched: dict[int, Callable[[], None]] = {}  # what others watch with it
+        self.on_followed: Callable[[News], None] = _nothing  # FOLLOWED, STRANGER, or ENDED
+        self._beats: Beats | None = None  # of its heartbeat, if it has one
+        self.output_beats = False
+        #: To be run beside it, on an event loop.
+        self.ask: Callable[[], Coroutine[Any, Any, None]] | None = None
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -108,10 +119,19 @@ class Call:
             self._fds += [os.dup(fd) for fd in self._outputs]
         else:
             self._make_outputs()
+        for fd, target in self.spec.passed:
+            self._fds.append(os.dup(fd))
+            targets += b",%d" % target
+        eager = self._eager
+        if self.spec.heartbeat is not None:
+            from .heartbeat import connect
+
+            self._beats = connect(self, self.spec.heartbeat)
+            eager = True  # who is of its tree is to be known
         # A pre-stop command is told the pid.
         steps = self.spec.terms.escalation.steps
         commands = any(isinstance(step.action, Command) for step in steps)
-        self._hold.prepare(self._fds, targets, eager=self._eager or commands)
+        self._hold.prepare(self._fds, targets, eager=eager or commands)
 
     def _make_stdin(self) -> bool:
         stdin = self.spec.stdin
@@ -211,6 +231,8 @@ class Call:
         if now >= hold.due:
             self._on_news()
         self._catch_up()
+        if self._beats is not None:
+            self._beats.look(now)
         self.rule.tick(now)
         self._act()
         self._arm()
@@ -224,17 +246,33 @@ class Call:
             self._timer.set(due)
             self._armed = due
 
-    def stop(self, outcome: Outcome) -> None:
-        """Begin to end it. The driver carries it through."""
+    def stop(self, outcome: Outcome, *, within: float | None = None) -> None:
+        """Begin to end it, with SIGKILL after so many seconds at the latest.
+
+        The driver carries it through."""
         self._catch_up()
-        self.rule.stop(time.monotonic(), outcome)
+        self.rule.stop(time.monotonic(), outcome, within)
         self._act()
+        self._arm()
+
+    def extend(self, seconds: float) -> None:
+        """While it is being stopped: the step has so much time, from now."""
+        self.rule.extend(time.monotonic(), seconds)
         self._arm()
 
     def _catch_up(self) -> None:
         """KeyboardInterrupt may have come between the last news and the rule's hearing of it."""
         if self._hold.over:
             self.rule.empty(time.monotonic())  # which it may hear twice
+
+    def beat(self) -> None:
+        """It makes progress: see :meth:`expect_beats`."""
+        self.rule.beat(time.monotonic())
+
+    def expect_beats(self, seconds: float | None) -> None:
+        """From now on, a beat at least every so many seconds, or HEARTBEAT_LOST; None: no bound."""
+        self.rule.expect_beats(time.monotonic(), seconds)
+        self._arm()
 
     def stop_when_readable(self, fd: int) -> None:
         """Stop it when somebody else, in another thread, says so."""
@@ -245,8 +283,37 @@ class Call:
 
         self._watch(fd, stop)
 
+    def watch(self, fd: int, handler: Callable[[], None]) -> None:
+        """Have ``handler`` called by :meth:`step` when ``fd`` is readable, until it is closed.
+
+        Not before it is known to have started: until then, nobody can say who is of its tree.
+        """
+        self._watched[fd] = handler
+        if self._epoll and self.pid is not None:
+            self._watch(fd, handler)
+
+    def unwatch(self, fd: int) -> None:
+        if self._watched.pop(fd, None):
+            self._unwatch(fd)
+
+    def follow(self, pid: int) -> None:
+        """Look after one more process of the tree, as after the main one: ``on_followed``."""
+        self._hold.follow(pid)
+        self._arm()
+
+    @property
+    def followed(self) -> tuple[int, int | None]:
+        """The process that is followed, 0 for none, and how it has ended, if that is known."""
+        return self._hold.followed, self._hold.followed_status
+
+    def owns(self, pid: int) -> bool:
+        """Whether this process is of the tree."""
+        return self._hold.owns(pid)
+
     def signal_main(self, number: int) -> None:
-        """Signal the main process alone; ProcessLookupError if it has ended."""
+        """Signal the main process, or in its place the one that is followed.
+
+        ProcessLookupError if it has ended."""
         self._hold.signal_main(number)
 
     def signal_tree(self, number: int) -> None:
@@ -286,6 +353,8 @@ class Call:
         now = time.monotonic()
         if size:
             self._total += size
+            if self.output_beats:
+                self.rule.beat(now)
             self.rule.output(now, self._total)
         elif size == 0:
             self._end_reader(reader)
@@ -305,9 +374,14 @@ class Call:
         news = hold.news()
         if news is None or self.finished:
             return
+        if news in _ENDS:
+            self.before_end()
         now = time.monotonic()
         if news is News.STARTED:
             self.rule.spawned()
+            for fd, handler in self._watched.items():
+                if fd not in self._handlers:  # it was asked for twice
+                    self._watch(fd, handler)
         elif news is News.EXITED or news is News.LEFT:
             self.rule.exited(now, live=news is News.LEFT)
         elif news is News.EMPTY:
@@ -316,6 +390,8 @@ class Call:
             self.rule.killed(now)
         elif news is News.FAILED:
             self._fail(explain(*hold.failure, self.spec.program, self.spec.cwd))
+        elif news in (News.FOLLOWED, News.STRANGER, News.ENDED):
+            self.on_followed(news)
         elif hold.error:
             self._fail(hold.error)
         if hold.over and not self.readers:
@@ -356,17 +432,19 @@ class Call:
 
     def _start_pre_stop(self, action: RunCommand) -> None:
         self._end_pre_stop()
-        if self.pid is None:  # kill(1) takes 0 for its own process group
-            return self._note(f"{action.command}: not run, for there was no pid to tell it yet")
+        pid = self.followed[0] or self.pid
+        if pid is None:  # kill(1) takes 0 for its own process group
+            return self.note(f"{action.command}: not run, for there was no pid to tell it yet")
         try:
-            spec = pre_stop_spec(action.command, self.spec, self.pid, action.seconds)
+            main = {b"MAINPID": b"%d" % pid}
+            spec = side_spec(action.command, self.spec, action.seconds, main)
             call = Call(spec)
             call.prepare()
             if not call.send():
                 call.close()
                 raise SpawnError(errno.EAGAIN, "the keeper is busy")
         except SpawnError as error:
-            return self._note(f"{action.command}: {error}")
+            return self.note(f"{action.command}: {error}")
         self._pre_stop = call
         self._watch(call.fileno(), self._step_pre_stop)
         return None
@@ -377,7 +455,7 @@ class Call:
         call.step()
         if call.finished:
             if call.error or not call.result().ok:
-                self._note(f"{call.spec.name}: {call.error or call.result().reason}")
+                self.note(f"{call.spec.name}: {call.error or call.result().reason}")
             self._end_pre_stop()
 
     def _end_pre_stop(self) -> None:
@@ -386,7 +464,8 @@ class Call:
             self._unwatch(call.fileno())
             call.close()
 
-    def _note(self, text: str) -> None:
+    def note(self, text: str) -> None:
+        """Have it among the steps that were taken to end it."""
         self._extra_steps.append(TakenStep(text, time.monotonic() - self.rule.started_at))
 
     # --- the end ------------------------------------------------------------------------------
@@ -458,6 +537,9 @@ class Call:
         finally:  # a line callback may raise
             self._close_fds()
             self.close_stdin()
+            if self._beats is not None:
+                self._beats.close()
+                self._beats = None
             for fd in list(self._handlers):
                 self._unwatch(fd)
             self._epoll = self._timer = None
@@ -482,5 +564,5 @@ def _signal(number: int) -> signal.Signals | int:
         return number  # a realtime signal without a name
 
 
-def _nothing() -> None:
+def _nothing(*_: object) -> None:
     pass

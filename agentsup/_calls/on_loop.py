@@ -12,6 +12,9 @@ from .._errors import SupervisorClosed, attach_partial
 from .._values.result import Outcome, Result
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+    from typing import Any
+
     from .call import Call
 
 
@@ -40,6 +43,22 @@ async def drive(call: Call, *, to_the_end: bool = False) -> None:
         call.step()
 
 
+async def drive_and_ask(call: Call, ask: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Carry it on as :func:`drive` does, with the question of its heartbeat beside it."""
+    failure: BaseException | None = None
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(ask)
+        try:
+            await drive(call)
+        except anyio.get_cancelled_exc_class():
+            raise  # the task group knows whether it is its own
+        except BaseException as exc:
+            failure = exc  # past the task group, which would wrap it
+        tasks.cancel_scope.cancel()
+    if failure is not None:
+        raise failure
+
+
 async def finish(call: Call, cause: BaseException) -> None:
     """End ``call`` because of ``cause``, whatever else happens, and leave its partial result there.
 
@@ -65,7 +84,7 @@ async def run(call: Call) -> Result:
     await start(call)
     try:
         try:
-            await drive(call)
+            await (drive(call) if call.ask is None else drive_and_ask(call, call.ask))
         except BaseException as exc:
             await finish(call, exc)
             raise

@@ -166,7 +166,10 @@ class Process:
     async def _drive(self, scope: anyio.CancelScope) -> None:
         try:
             with anyio.CancelScope(shield=True):
-                await on_loop.drive(self._call)
+                if self._call.ask is None:
+                    await on_loop.drive(self._call)
+                else:
+                    await on_loop.drive_and_ask(self._call, self._call.ask)
         except BaseException as exc:
             if not isinstance(exc, anyio.get_cancelled_exc_class()):
                 self._failure = exc  # of a line callback: it ends the block, and comes out of it

@@ -37,7 +37,10 @@ class Reader:
     def read(self) -> int | None:
         """Take in what is there; return how many bytes that were, 0 at the end of the stream,
         None if there is nothing."""
-        buffer = _buffers.pop() if _buffers else bytearray(PIPE_SIZE)
+        try:
+            buffer = _buffers.pop()
+        except IndexError:
+            buffer = bytearray(PIPE_SIZE)
         try:
             size = os.readv(self.fd, [buffer])
             if size:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterable, Sequence
 
     from .._values.command import CommandLike
+    from .._values.heartbeat import Heartbeat
 
 
 class HasFileno(Protocol):
@@ -50,6 +51,7 @@ class CallOptions(TypedDict, total=False):
 
     timeout: float | None
     idle_timeout: float | None
+    heartbeat: Heartbeat | None
     grace: float
     escalation: Escalation | None
     stdin: Stdin
@@ -82,6 +84,10 @@ class Spec:
     terms: Terms
     name: str
     containment: Containment = AUTO
+    #: What beats: its bound is in the terms.
+    heartbeat: Heartbeat | None = None
+    #: Descriptors, and the numbers that the new process has them as.
+    passed: tuple[tuple[int, int], ...] = ()
 
 
 _OPTIONS = frozenset(CallOptions.__annotations__)
@@ -101,6 +107,7 @@ def _make_spec(
     level: Containment,
     timeout: float | None = None,
     idle_timeout: float | None = None,
+    heartbeat: Heartbeat | None = None,
     grace: float = 5.0,
     escalation: Escalation | None = None,
     stdin: Stdin = None,
@@ -137,6 +144,7 @@ def _make_spec(
         escalation=_escalation(escalation, grace),
         timeout=seconds("timeout", timeout, zero=False),
         idle_timeout=seconds("idle_timeout", idle_timeout, zero=False),
+        heartbeat=None if heartbeat is None else _check_heartbeat(heartbeat, directory),
         output_limit=policy.limit,
         adopt=leftovers == "adopt",
     )
@@ -163,19 +171,33 @@ def _make_spec(
         terms=terms,
         name=_base_name(argv) if name is None else name,
         containment=level,
+        heartbeat=heartbeat,
     )
 
 
-def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Spec:
-    """A step's command: in the place of the call that it is to stop, and told whom it is for."""
-    variables = [b"MAINPID=%d" % main_pid]
+def with_variables(block: bytes, variables: Mapping[bytes, bytes | None]) -> bytes:
+    """An environment as :class:`Spec` has it, with these variables in the place of its own.
+
+    None takes one away."""
+    pairs = block.split(b"\0") if block else []
+    kept = [pair for pair in pairs if pair.split(b"=", 1)[0] not in variables]
+    if len(kept) == len(pairs) and not any(variables.values()):
+        return block  # which several calls share
+    given = [name + b"=" + value for name, value in variables.items() if value is not None]
+    return b"\0".join(kept + given)
+
+
+def side_spec(
+    command: Command, of: Spec, bound: float | None, variables: Mapping[bytes, bytes | None]
+) -> Spec:
+    """A command that is run for the sake of another one, in its place, and told more."""
     argv = encode_argv(command)
     path = next((pair[5:] for pair in of.env.split(b"\0") if pair.startswith(b"PATH=")), None)
     return Spec(
         argv=argv,
         program=find_program(argv[0], path, of.cwd),
         cwd=of.cwd,
-        env=b"\0".join([pair for pair in of.env.split(b"\0") if pair] + variables),
+        env=with_variables(of.env, variables),
         options=_without_level(of.options),
         stdin=None,
         output=OutputPolicy(head=0, tail=4096),
@@ -187,7 +209,7 @@ def pre_stop_spec(command: Command, of: Spec, main_pid: int, bound: float) -> Sp
 
 def _without_level(options: bytes) -> bytes:
     """From within a namespace of its own, a command could not reach what it is to stop."""
-    levels = b"namespace=", b"cgroup=", b"leaf="
+    levels = b"namespace=", b"cgroup=", b"leaf=", b"own_pid="
     return b"\0".join([one for one in options.split(b"\0") if not one.startswith(levels)])
 
 
@@ -274,6 +296,21 @@ def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
             raise ValueError(f"{name}[{key!r}] holds a NUL byte")
         encoded[pair[0]] = pair[1]
     return encoded
+
+
+def _check_heartbeat(heartbeat: Heartbeat, cwd: bytes) -> float:
+    """Its bound."""
+    from .._values.heartbeat import FileHeartbeat, Heartbeat
+
+    if not isinstance(heartbeat, Heartbeat):
+        kinds = "NotifyHeartbeat, FileHeartbeat, OutputHeartbeat or CallableHeartbeat"
+        raise TypeError(f"heartbeat must be an agentsup.{kinds}, not {type(heartbeat).__name__}")
+    if isinstance(heartbeat, FileHeartbeat):
+        path = _encode_path("heartbeat.path", heartbeat.path)
+        if not os.path.basename(path):
+            raise ValueError(f"heartbeat.path must name a file, not {heartbeat.path!r}")
+        check_directory("heartbeat.path", os.path.dirname(os.path.join(cwd, path)))
+    return heartbeat.bound
 
 
 def _check_stdin(stdin: Stdin) -> None:

@@ -26,6 +26,9 @@ class News(enum.Enum):
     LEFT = enum.auto()  # it has ended, and others live on
     EMPTY = enum.auto()  # those others have ended by themselves
     KILLED = enum.auto()  # what was there was killed: ``leftovers``
+    FOLLOWED = enum.auto()  # the answer to ``follow``: ``followed``
+    STRANGER = enum.auto()  # the other answer: there is no such process in the tree
+    ENDED = enum.auto()  # what was followed has ended: ``followed_status``
     LOST = enum.auto()  # nothing more will be heard, and why: ``error``
 
 
@@ -56,6 +59,9 @@ class Hold:
     leftovers: tuple[Leftover, ...] = ()
     leftover_count = 0
     limits_reached: tuple[str, ...] = ()
+    #: The process that is looked after besides the main one, and how it ended, None if unknown.
+    followed = 0
+    followed_status: int | None = None
     #: The number of an error, and the step at which it came.
     failure = (0, "")
     error: AgentsupError | None = None
@@ -104,12 +110,23 @@ class Hold:
         """SIGKILL to the tree, to a fixpoint; then KILLED is told."""
         raise NotImplementedError
 
+    def follow(self, pid: int) -> None:
+        """Look after this process of the tree too, in place of the last such one.
+
+        FOLLOWED is told, and its end as ENDED; or STRANGER, and nothing has changed.
+        """
+        raise NotImplementedError
+
     def give_up(self) -> None:
         """It is lost: do what can be done without hearing of it."""
 
     def adopted(self) -> tuple[Leftover, ...]:
         """What of it lives on now."""
         return ()
+
+    def owns(self, pid: int) -> bool:
+        """Whether this process is of the tree, as far as can be told of one that may have ended."""
+        return pid == self.pid
 
     def close(self) -> None:
         """Let go of everything; what still runs is killed. May be repeated."""

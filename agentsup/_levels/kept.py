@@ -24,6 +24,7 @@ _FOUND = {
     wire.UNATTRIBUTED: Found.UNATTRIBUTED,
     wire.GROUPED: Found.GROUPED,
 }
+_ENDED = (errno.EPIPE, errno.ECONNRESET)  # the other end of a socket is closed
 _LIMITS = ((wire.MEMORY_HIT, "memory"), (wire.PROCESSES_HIT, "processes"))
 
 
@@ -37,6 +38,7 @@ class Kept(Hold):
         self._request = b""
         self._index = 0  # the number of the spawn
         self._pidfd = -1
+        self._followed_pidfd = -1
 
     def prepare(self, fds: list[int], targets: bytes, *, eager: bool) -> None:
         spec = self._spec
@@ -74,6 +76,8 @@ class Kept(Hold):
         except BlockingIOError:
             raise
         except OSError as error:
+            if error.errno in _ENDED and not self._keeper.dead:
+                raise self._refused() from None
             if not self._is_lost(error):
                 raise os_error(error, "the keeper cannot be reached") from None
             return False
@@ -82,7 +86,7 @@ class Kept(Hold):
     def _is_lost(self, error: OSError) -> bool:
         """Whether the keeper died while it had nothing to do. Then there is the next one."""
         assert self._keeper
-        if not self._keeper.lost and error.errno not in (errno.EPIPE, errno.ECONNRESET):
+        if not self._keeper.lost and error.errno not in _ENDED:
             return False
         lifeline.lose(self._keeper)
         self._release()
@@ -96,7 +100,7 @@ class Kept(Hold):
     def news(self) -> News | None:
         assert self._channel
         try:
-            data, fds, _ = wire.receive(self._channel.socket, self._channel.buffer)
+            data, fds = lifeline.receive(self._channel)
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -113,6 +117,7 @@ class Kept(Hold):
 
     def _understood(self, data: bytes, fds: list[int]) -> News | None:
         kind = data[:1]
+        self._request = b""  # it need not be sent again
         if kind == wire.EXITED:
             _, self.pid, self._index, self.status, user, system, max_rss, flags = (
                 wire.EXITED_BODY.unpack(data)
@@ -128,6 +133,19 @@ class Kept(Hold):
             self._close_pidfd()  # it was asked for twice
             self._pidfd = fds.pop()
             return News.STARTED
+        if kind == wire.FOLLOWED:
+            _, pid = wire.FOLLOWED_BODY.unpack(data)
+            if not pid:
+                return News.STRANGER
+            self.followed, self.followed_status = pid, None
+            self._close_followed()
+            self._followed_pidfd = fds.pop() if fds else -1  # there may be no room for it
+            return News.FOLLOWED
+        if kind == wire.ENDED:
+            _, status = wire.ENDED_BODY.unpack(data)
+            self.followed_status = status if status >= 0 else None
+            self._close_followed()
+            return News.ENDED
         if kind == wire.EMPTY:
             self.over = True
             return News.EMPTY
@@ -142,7 +160,11 @@ class Kept(Hold):
             self.error = KeeperLost(f"the keeper has failed:\n{text}")
             self.give_up()
             return News.LOST
-        return None if self.over else self._on_silence()
+        if self.over:
+            return None
+        if data:
+            raise ValueError(data)
+        return self._on_silence()
 
     def _on_failed(self, data: bytes) -> News:
         assert self._keeper
@@ -160,19 +182,27 @@ class Kept(Hold):
             self.error = KeeperLost("the keeper has died; what it had started was killed")
             self.give_up()
         else:
-            # The keeper's end of the channel did not arrive.
-            lifeline.shed(self._keeper)
-            message = "the keeper has no file descriptors left (see RLIMIT_NOFILE)"
-            self.error = SpawnError(errno.EMFILE, message)
+            self.error = self._refused()
         return News.LOST
+
+    def _refused(self) -> SpawnError:
+        """The keeper's end of the channel did not arrive there."""
+        assert self._keeper
+        lifeline.shed(self._keeper)
+        message = "the keeper has no file descriptors left (see RLIMIT_NOFILE)"
+        return SpawnError(errno.EMFILE, message)
 
     def ask(self) -> None:
         self._tell(wire.ASK)
 
     def signal_main(self, number: int) -> None:
-        if self._pidfd < 0:
+        pidfd = self._pidfd if self._followed_pidfd < 0 else self._followed_pidfd
+        if pidfd < 0:
             raise ProcessLookupError(errno.ESRCH, "the process has ended")
-        signal.pidfd_send_signal(self._pidfd, number)
+        signal.pidfd_send_signal(pidfd, number)
+
+    def follow(self, pid: int) -> None:
+        self._tell(wire.FOLLOW_BODY.pack(wire.FOLLOW, pid))
 
     def signal_tree(self, number: int) -> None:
         self._tell(wire.SIGNAL + bytes([number]))
@@ -200,8 +230,14 @@ class Kept(Hold):
             for pid in self._keeper.orphans(self._index)
         )
 
+    def owns(self, pid: int) -> bool:
+        if self._keeper is None or self.pid is None:
+            return False
+        return self._keeper.owns(self._index, pid)
+
     def close(self) -> None:
         self._close_pidfd()
+        self._close_followed()
         self._release()
 
     def _release(self) -> None:
@@ -217,6 +253,11 @@ class Kept(Hold):
         if self._pidfd >= 0:
             os.close(self._pidfd)
             self._pidfd = -1
+
+    def _close_followed(self) -> None:
+        if self._followed_pidfd >= 0:
+            os.close(self._followed_pidfd)
+            self._followed_pidfd = -1
 
 
 def _leftovers(data: bytes) -> tuple[int, tuple[Leftover, ...]]:

@@ -246,6 +246,17 @@ class ProcessGroup(Hold):
             raise ProcessLookupError(errno.ESRCH, "the process has ended")
         self._main.send_signal(number)
 
+    def follow(self, pid: int) -> None:
+        """Its end could be seen, but nothing would hold the rest after that of the leader."""
+        self._unheard = News.STRANGER
+        self.due = 0.0
+
+    def owns(self, pid: int) -> bool:
+        try:
+            return os.getpgid(pid) == self.pid
+        except ProcessLookupError:
+            return False
+
     def signal_tree(self, number: int) -> None:
         if self.pid is None or self.over or (self._reaped and not self._others()):
             return

@@ -16,6 +16,7 @@ channel   SPAWN + fds         host → keeper. Start a program. fds: cwd, then o
                               number; with LARGE, a memfd with the body last
 channel   SIGNAL number       host → keeper. Send it to every process of the call
 channel   KILL                host → keeper. SIGKILL the call's tree to a fixpoint, then KILLED
+channel   FOLLOW pid          host → keeper. Tell of the end of this process of the call, too
 channel   (end of file)       the host let go of the call: as KILL, and nobody to tell
 channel   ASK                 host → keeper. Send STARTED now, if it still runs
 channel   STARTED pid index   keeper → host. It runs, as the spawn of this number; with it comes
@@ -23,6 +24,8 @@ channel   STARTED pid index   keeper → host. It runs, as the spawn of this num
 channel   FAILED errno step   keeper → host. It does not, and why. The last message of the call
 channel   EXITED pid index …  keeper → host. The main process is reaped: status, rusage, whether
                               others of its tree live on (if not: the last message), limits hit
+channel   FOLLOWED pid + fd   keeper → host. It does, and its pidfd; or 0: the call has no such one
+channel   ENDED status        keeper → host. That one has ended; -1 if its status went to its parent
 channel   EMPTY               keeper → host. Those others ended by themselves. The last message
 channel   KILLED entries      keeper → host. The tree is gone; who had to be killed, who could not
                               be. The last message
@@ -46,6 +49,7 @@ membership was checked *after* it was opened.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import resource
 import select
@@ -79,8 +83,9 @@ if TYPE_CHECKING:
 else:
     import _signal as signal
 
-OPEN, SPAWN, ASK, SIGNAL, KILL, REFUSED = b"O", b"S", b"a", b"s", b"k", b"R"
+OPEN, SPAWN, ASK, SIGNAL, KILL, FOLLOW, REFUSED = b"O", b"S", b"a", b"s", b"k", b"f", b"R"
 STARTED, FAILED, EXITED, EMPTY, KILLED, BROKEN = b"1", b"2", b"3", b"4", b"5", b"6"
+FOLLOWED, ENDED = b"7", b"8"
 
 # op, flags, umask, then the lengths in bytes of argv, env and options, all NUL-separated.
 # The first of argv is the path to execute; the rest is what the program sees.
@@ -89,6 +94,9 @@ STARTED_BODY = struct.Struct("=cII")  # pid, number of the spawn
 FAILED_BODY = struct.Struct("=cI")  # and the step's name
 # pid, number of the spawn, wait status, user s, system s, max RSS in KiB, flags
 EXITED_BODY = struct.Struct("=cIIiddQB")
+FOLLOW_BODY = struct.Struct("=cI")
+FOLLOWED_BODY = struct.Struct("=cI")
+ENDED_BODY = struct.Struct("=ci")
 KILLED_BODY = struct.Struct("=cI")  # how many had to be killed; entries for the first of them
 ENTRY = struct.Struct("=IBBH")  # pid, how it was found, gone, length of the argv that follows
 
@@ -103,6 +111,7 @@ ARGV_MAX = 512
 
 KILL_BOUND = 5.0  # seconds until a tree that will not die (state D, or not ours) is reported
 RESCAN = 0.02  # seconds between two looks at a tree that is being killed, if nothing happens
+LOOKS = 3  # for one process, which may be orphaned meanwhile
 WAVE_BOUND = 0.1  # seconds that one tree may keep the others waiting
 
 # 32 and 33 belong to the C library.
@@ -141,6 +150,7 @@ class Call:
         # pid -> (how it was found, argv), the main process included
         self.killed: dict[int, tuple[int, bytes]] = {}
         self.spared: set[int] = set()  # pids that we may not signal
+        self.followed: tuple[int, int] | None = None  # a pid and its pidfd
 
 
 class Keeper:
@@ -157,6 +167,8 @@ class Keeper:
         # Calls whose main process is gone, or that are being killed.
         self.waiting: set[Call] = set()
         self.inits: dict[int, Call] = {}  # descriptor -> Call, until its main process has ended
+        self.followed: dict[int, Call] = {}  # pid -> Call
+        self.followed_fds: dict[int, Call] = {}  # its pidfd -> Call
         self.groups: dict[str, str] = {}  # delegated control group -> ours below it
         self.group: Group | None = None  # where we are when we are in no leaf
         self.buffer = bytearray(PACKET_MAX)
@@ -193,6 +205,8 @@ class Keeper:
                     self.on_channel(self.channels[fd])
                 elif fd in self.inits:
                     self.on_init(self.inits[fd])
+                elif fd in self.followed_fds:
+                    self.on_followed(self.followed_fds[fd])
             if self.waiting:
                 self.look_after_waiting()
             if self.host in ready:
@@ -256,6 +270,8 @@ class Keeper:
             self.signal_tree(call, data[1])
         elif call is not None and kind == KILL:
             self.start_killing(call)
+        elif call is not None and kind == FOLLOW and len(data) == FOLLOW_BODY.size:
+            self.follow(call, FOLLOW_BODY.unpack(data)[1])
         for fd in fds:
             os.close(fd)
 
@@ -273,6 +289,7 @@ class Keeper:
         self.waiting.discard(call)
         self.by_index.pop(call.index, None)
         self.detach(call)
+        self.unfollow(call)
         if call.leaf:
             call.leaf.remove()
         if call.init:
@@ -389,6 +406,8 @@ class Keeper:
                 report = call.init.report() if call.init else None
                 used = usage.ru_utime, usage.ru_stime, usage.ru_maxrss
                 ended.append((call, report[:4] if report else (status, *used)))
+            if pid in self.followed:
+                self.end_following(self.followed[pid], status)
         for call, how in ended:
             self.on_exit(call, how, not childless and self.has_members(call))
 
@@ -402,6 +421,54 @@ class Keeper:
     def stop_watching(self, init: Init) -> None:
         if self.inits.pop(init.socket.fileno(), None):
             self.epoll.unregister(init.socket.fileno())
+
+    def follow(self, call: Call, pid: int) -> None:
+        """Look after one more process of the call; it takes the place of the last one."""
+        fd = -1
+        try:
+            if call.init:
+                pid = self.outer_pid(call, pid)
+            fd = os.pidfd_open(pid)
+            # A member that is seen after that is the one which the descriptor names.
+            if is_zombie(pid) or pid not in self.looked_for(call):
+                raise ProcessLookupError
+            self.epoll.register(fd, select.EPOLLIN)
+        except OSError:
+            if fd >= 0:
+                os.close(fd)
+            return self.tell(call, FOLLOWED_BODY.pack(FOLLOWED, 0))
+        self.unfollow(call)
+        call.followed = pid, fd
+        self.followed[pid] = self.followed_fds[fd] = call
+        return self.tell(call, FOLLOWED_BODY.pack(FOLLOWED, pid), [fd])
+
+    def outer_pid(self, call: Call, pid: int) -> int:
+        """What is told of a namespace from within has the numbers that it has in there."""
+        inner_pid = mechanism("namespace").inner_pid
+        members = (member for member in self.looked_for(call) if member != call.pid)
+        return next((member for member in members if inner_pid(member) == pid), pid)
+
+    def looked_for(self, call: Call) -> Iterator[int]:
+        """Its members, several times: one look misses who loses a parent in the middle of it."""
+        return (member for _ in range(LOOKS) for member, _, _ in self.members(call))
+
+    def unfollow(self, call: Call) -> None:
+        if call.followed:
+            (pid, fd), call.followed = call.followed, None
+            del self.followed[pid], self.followed_fds[fd]
+            self.epoll.unregister(fd)
+            os.close(fd)
+
+    def on_followed(self, call: Call) -> None:
+        """It has ended: ours to reap, or its parent's."""
+        self.reap()
+        if call.followed:
+            self.end_following(call, -1)
+
+    def end_following(self, call: Call, status: int) -> None:
+        assert call.followed
+        self.tell(call, ENDED_BODY.pack(ENDED, status))
+        self.unfollow(call)
 
     def on_exit(self, call: Call, how: tuple[int, float, float, int], others: bool) -> None:
         call.exited = True
@@ -592,13 +659,20 @@ class Request:
         if options:
             self.read_level(options)
         self.cwd = fds[0]
-        self.fds = list(zip(fds[1:], map(int, targets.split(",")), strict=True))
+        numbers = [int(target) for target in targets.split(",")]
+        self.highest = max(numbers)
+        if self.highest > 2:
+            for index in range(1, len(fds)):
+                fds[index] = above(self.highest, fds[index])
+        self.fds = list(zip(fds[1:], numbers, strict=True))
 
     @classmethod
     def read(cls, data: bytes, fds: list[int], keeper: Keeper) -> Request:
         try:
             return cls(data, fds, keeper)
-        except (ValueError, IndexError, OSError, struct.error):
+        except OSError as error:
+            raise SpawnFailed(error.errno or 0, "receive") from None
+        except (ValueError, IndexError, struct.error):
             raise SpawnFailed(EINVAL, "request") from None
 
     def read_level(self, options: list[list[str]]) -> None:
@@ -662,6 +736,7 @@ def prepared_spawn(
     except OSError as error:
         raise SpawnFailed(error.errno or 0, "pipe") from None
     try:
+        write_end = above(request.highest, write_end)
         pid = fork()
         if pid == 0:
             (become or prepare_and_exec)(request, parent, write_end)
@@ -695,7 +770,10 @@ def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
         if request.options:
             preparations = mechanism("preparations").PREPARATIONS
             for step, value in request.options:
-                preparations[step](value)
+                if step == "own_pid":  # sd_listen_fds(3)
+                    request.env = {**request.env, value.encode(): b"%d" % os.getpid()}
+                else:
+                    preparations[step](value)
         if os.getppid() != parent:
             os._exit(127)  # the keeper died before a death signal was set
         step = "exec"
@@ -705,6 +783,17 @@ def prepare_and_exec(request: Request, parent: int, report: int) -> NoReturn:
         report_failure(report, step, error)
     finally:
         os._exit(127)
+
+
+def above(highest: int, fd: int) -> int:
+    """``fd``, or if it is not above that number a copy which is, in its place.
+
+    What becomes a number from 3 on must not overwrite what is still to be used."""
+    if fd > highest:
+        return fd
+    copy = fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, highest + 1)
+    os.close(fd)
+    return copy
 
 
 def report_failure(report: int, step: str, error: BaseException) -> None:

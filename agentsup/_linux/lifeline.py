@@ -31,7 +31,8 @@ from .timer import Timer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_DYING = 0.5  # seconds that a keeper may take from the first closed descriptor to its death
+_DYING = 0.5  # seconds that a keeper may take to die of SIGKILL
+_SAYING = 10.0  # seconds that a keeper may take from a closed channel to a word of it, or its death
 _CLOSING = 10.0  # seconds that a keeper may take to kill what it has; it gives up before that
 _TRACED = 1.0  # seconds for the tracer of a dead keeper to end
 _TRY_BOUND = 60.0  # seconds for the keeper's answer on a very busy machine
@@ -125,13 +126,19 @@ class Keeper:
 
     def orphans(self, index: int) -> list[int]:
         """What lives on of its spawn number ``index``, whose main process has ended."""
-        tag = self.tags.first - index * self.tags.stride
-        mine = TagRange(tag, self.tags.stride, 1)
+        mine = self._tags_of(index)
         tree = [pid for pid in keeper.children_of(self.pid) if mine.covers(keeper.tag_of(pid))]
         inits = [pid for pid in tree if _is_init(pid)]
         for pid in tree:  # which grows
             tree += keeper.children_of(pid)
         return [pid for pid in tree if pid not in inits]
+
+    def owns(self, index: int, pid: int) -> bool:
+        """Whether this process carries the tag of spawn number ``index``."""
+        return self._tags_of(index).covers(keeper.tag_of(pid))
+
+    def _tags_of(self, index: int) -> TagRange:
+        return TagRange(self.tags.first - index * self.tags.stride, self.tags.stride, 1)
 
     @property
     def dead(self) -> bool:
@@ -142,9 +149,9 @@ class Keeper:
         poll = select.poll()
         poll.register(self.lifeline, select.POLLIN)
         poll.register(self.pidfd, select.POLLIN)
-        poll.poll(_DYING * 1000)
+        ended = self.pidfd in dict(poll.poll(_SAYING * 1000))
         try:
-            return self.lifeline.recv(1, socket.MSG_DONTWAIT) != keeper.REFUSED
+            return ended or self.lifeline.recv(1, socket.MSG_DONTWAIT) != keeper.REFUSED
         except OSError:
             return True
 
@@ -230,7 +237,6 @@ class Channel:
     """
 
     def __init__(self, kept: Keeper) -> None:
-        self.buffer = bytearray(keeper.PACKET_MAX)
         self.timer: Timer | None = None
         self.epoll = select.epoll()
         try:
@@ -262,6 +268,23 @@ def send(through: socket.socket, message: bytes, fds: list[int]) -> None:
     """Send without waiting; BlockingIOError if there is no room for it just now."""
     rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", fds))] if fds else []
     through.sendmsg([message], rights, socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+
+
+# Buffers that are free to use: one for each thread that receives at the same time.
+_buffers: list[bytearray] = []
+
+
+def receive(channel: Channel) -> tuple[bytes, list[int]]:
+    """The next message and its descriptors; BlockingIOError if there is none."""
+    try:
+        buffer = _buffers.pop()
+    except IndexError:
+        buffer = bytearray(keeper.PACKET_MAX)
+    try:
+        data, fds, _ = keeper.receive(channel.socket, buffer)
+        return data, fds
+    finally:
+        _buffers.append(buffer)
 
 
 _IDLE_CHANNELS = 32
@@ -385,7 +408,7 @@ def try_out(options: Sequence[str]) -> tuple[int, str]:
         poll = select.poll()
         poll.register(channel.socket, select.POLLIN)
         poll.poll(_TRY_BOUND * 1000)
-        data, _, _ = keeper.receive(channel.socket, channel.buffer)
+        data, _ = receive(channel)
         _, number = keeper.FAILED_BODY.unpack_from(data)
         return number, data[keeper.FAILED_BODY.size :].decode()
     except OSError as error:

@@ -187,6 +187,18 @@ def attend(main: int) -> None:
             return
 
 
+def inner_pid(pid: int) -> int:
+    """The number that a process has in a namespace right below this one; 0 if it is in none."""
+    depth, numbers = len(_numbers("self")), _numbers(pid)
+    return numbers[depth] if len(numbers) > depth else 0
+
+
+def _numbers(pid: int | str) -> list[int]:
+    """In each namespace from that of the mounted /proc inwards (proc_pid_status(5))."""
+    _, _, rest = read_proc(f"/proc/{pid}/status").partition(b"\nNSpid:")
+    return [int(number) for number in rest.partition(b"\n")[0].split()]
+
+
 def needs_user_namespace() -> bool:
     """Whether this process may not make a PID namespace just so."""
     return not has_capability(CAP_SYS_ADMIN)

@@ -26,7 +26,6 @@ from attrs import frozen
 
 from .._rules.tags import TagRange
 from .cgroup import destroy
-from .keeper import start_time
 from .sweep import sweep
 
 if TYPE_CHECKING:
@@ -53,8 +52,13 @@ def own_directory() -> Path:
     return path
 
 
-def _pid_namespace() -> int:
+def pid_namespace() -> int:
     return os.stat("/proc/self/ns/pid").st_ino
+
+
+def start_time_of(pid: int) -> int:
+    """OSError where it cannot be told: another number would be that of a host that is dead."""
+    return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b") ")[2].split()[19])
 
 
 @frozen
@@ -80,14 +84,13 @@ class Record:
         """False as well for a host in another PID namespace, where its number means another, and
         where nobody can tell: without descriptors, say."""
         try:
-            if self.namespace != _pid_namespace():
+            if self.namespace != pid_namespace():
                 return False
-            found = Path(f"/proc/{self.host}/stat").read_bytes()
+            return start_time_of(self.host) != self.host_start
         except (FileNotFoundError, ProcessLookupError):
             return True
         except OSError:
             return False
-        return int(found.rpartition(b") ")[2].split()[19]) != self.host_start
 
     def clear(self) -> bool:
         """Kill all that the keeper has left; whether nothing is."""
@@ -109,7 +112,7 @@ def create(tags: TagRange) -> tuple[int, str]:
         try:
             # Locked before it can be found, so that nobody takes it for a dead keeper's.
             fcntl.flock(fd, fcntl.LOCK_EX)
-            host = f"{pid} {start_time(pid)} {_pid_namespace()}"
+            host = f"{pid} {start_time_of(pid)} {pid_namespace()}"
             os.write(fd, f"{tags.first} {tags.stride} {tags.capacity}\n{host}\n".encode())
             temporary.rename(path)
         except BaseException:
