@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import anyio
+import hypothesis
 import psutil
 import pytest
 import uvloop
@@ -19,23 +20,32 @@ from agentsup._linux import lifeline
 # libuv opens one pipe with the first loop of a process and keeps it.
 uvloop.new_event_loop().close()
 
+# On a busy machine an example may take any time.
+hypothesis.settings.register_profile(
+    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("patient")
+
 # A shell without job control starts background jobs with these ignored, and so would we our hosts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGQUIT, signal.SIG_DFL)
 
 
-@pytest.fixture(
-    params=[
-        pytest.param(("asyncio", {"use_uvloop": False}), id="asyncio"),
-        pytest.param(("asyncio", {"use_uvloop": True}), id="uvloop"),
-        pytest.param(("trio", {}), id="trio"),
-    ]
-)
+LOOPS = {
+    "asyncio": ("asyncio", {"use_uvloop": False}),
+    "uvloop": ("asyncio", {"use_uvloop": True}),
+    "trio": ("trio", {}),
+}
+# A second run, as another user, need not repeat all of them.
+CHOSEN = os.environ.get("AGENTSUP_TEST_LOOPS", ",".join(LOOPS)).split(",")
+
+
+@pytest.fixture(params=[pytest.param(LOOPS[name], id=name) for name in CHOSEN])
 def anyio_backend(request: pytest.FixtureRequest) -> object:
     return request.param
 
 
-def wait_until(condition: Callable[[], object], timeout: float = 10.0) -> None:
+def wait_until(condition: Callable[[], object], timeout: float = 60.0) -> None:
     """Wait for something that the kernel or another process does."""
     deadline = time.monotonic() + timeout
     while not condition():
@@ -52,12 +62,18 @@ def until() -> Callable[..., None]:
 def eventually() -> Callable[..., Awaitable[None]]:
     """As ``until``, while the event loop goes on."""
 
-    async def wait(condition: Callable[[], object], timeout: float = 10.0) -> None:
+    async def wait(condition: Callable[[], object], timeout: float = 60.0) -> None:
         with anyio.fail_after(timeout):
             while not condition():
                 await anyio.sleep(0.005)
 
     return wait
+
+
+@pytest.fixture
+def patience() -> tuple[float, ...]:
+    """Seconds for a program that is to get somewhere first; the next where those were too few."""
+    return (0.3, 3.0, 30.0)
 
 
 _numbers = itertools.count()
@@ -110,7 +126,7 @@ def no_leaks() -> Iterator[None]:
     yield
     lifeline.shut_down()
     try:
-        wait_until(lambda: not descendants(), 2.0)
+        wait_until(lambda: not descendants(), 30.0)
     except AssertionError:
         left = [(process.pid, process.status(), process.cmdline()) for process in descendants()]
         for process in descendants():

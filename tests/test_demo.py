@@ -42,7 +42,7 @@ def demo(*words: str | Path) -> subprocess.CompletedProcess[str]:
         capture_output=True,
         encoding="utf-8",
         env=environment(),
-        timeout=120,
+        timeout=300,
     )
 
 
@@ -175,7 +175,9 @@ def test_a_wrapped_message_and_milliseconds(transcript: Write) -> None:
     message["content"][0]["name"] = "Bash"
     done = demo("--transcript", transcript({"type": "assistant", "message": message}))
     assert done.returncode == 0
-    assert "SIGTERM at 0.3" in rows(done.stdout)["escalations"]
+    told = re.search(r"SIGTERM at (\d+\.\d)", rows(done.stdout)["escalations"])
+    assert told
+    assert 0.3 <= float(told[1]) < 100
 
 
 # --- transcripts that cannot be read ----------------------------------------------------------
@@ -268,13 +270,13 @@ def test_the_auditor_finds_nothing_after_a_violent_end(
         encoding="utf-8",
         env=environment(),
     ) as process:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 120
         while not (tmp_path / "started").exists():
             assert time.monotonic() < deadline
             time.sleep(0.01)
         [host] = psutil.Process(process.pid).children()
         host.send_signal(number)
-        output, _ = process.communicate(timeout=30)
+        output, _ = process.communicate(timeout=120)
     assert "its keeper was gone too: 0 left" in output
     assert process.returncode == (130 if number == signal.SIGINT else 1)
 
@@ -285,13 +287,15 @@ def test_the_auditor_finds_what_a_host_has_left() -> None:
         audit.PATIENCE = 0.2
         def host():
             subprocess.Popen(["setsid", "--fork", "sleep", "600"], cwd="/", env={}).wait()
+            while ("sleep", "600") not in (one.argv for one in processes.belonging(signs)):
+                pass
             return 0
         signs = processes.Signs(os.getpid(), "no mark", pathlib.Path("/no/folder"))
         verdict = audit.run_audited(host, signs)
         print(verdict.status, *(" ".join(process.argv) for process in verdict.left))
     """
     done = subprocess.run(
-        [sys.executable, "-c", script], cwd=DEMO, capture_output=True, encoding="utf-8", timeout=30
+        [sys.executable, "-c", script], cwd=DEMO, capture_output=True, encoding="utf-8", timeout=120
     )
     assert done.stdout == "0 sleep 600\n", done.stderr
 

@@ -124,7 +124,7 @@ def exterminate(cell: Path) -> None:
         thaw = folder / "freezer.state"
         if thaw.exists():
             thaw.write_text("THAWED")
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 120
     while left := living(cell):
         if time.monotonic() > deadline:
             raise RuntimeError(f"these cannot be killed: {left}")

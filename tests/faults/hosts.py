@@ -22,7 +22,7 @@ def run_host(
     """Run a program that embeds agentsup, by way of the command ``before``; check its status."""
     command = [*before, sys.executable, "-c", source, *map(str, args)]
     done = subprocess.run(
-        command, env=environment(), capture_output=True, text=True, timeout=60, **options
+        command, env=environment(), capture_output=True, text=True, timeout=300, **options
     )
     assert status is None or done.returncode == status, f"{done.returncode}: {done.stderr}"
     assert "struct.error" not in done.stderr

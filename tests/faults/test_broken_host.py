@@ -62,7 +62,7 @@ def in_flight():
     with ThreadPoolExecutor(1) as thread:
         call = thread.submit(agentsup.run_sync, command, stdin=read_end, output=policy)
         try:
-            assert started.wait(20)
+            assert started.wait(60)
             kept = lifeline._current
             yield kept
             os.write(write_end, b"undisturbed")

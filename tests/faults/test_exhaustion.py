@@ -19,7 +19,7 @@ from hosts import available, run_host
 import agentsup
 from agentsup import OutputPolicy, SpawnError
 from agentsup._calls.lookup import explain
-from agentsup._linux import lifeline, timer
+from agentsup._linux import lifeline, records, timer
 
 # --- any system call that makes something -----------------------------------------------------
 
@@ -73,6 +73,8 @@ def attempt(command, **options):
 @pytest.mark.parametrize("when", ["first call", "next call"])
 def test_each_system_call_of_the_host_fails(when, error, monkeypatch, tmp_path):
     """In turn, until all succeed. Nothing is left, and the next call is well."""
+    # What a failed call writes there is not for other hosts of this user to act on.
+    monkeypatch.setattr(records, "runtime_directory", lambda: tmp_path / "run")
     policy = OutputPolicy(spill_dir=tmp_path)
     refused = 0
     for number in range(100):
@@ -198,9 +200,13 @@ LITTLE_MEMORY = """
 import errno, resource, threading, agentsup
 from agentsup._linux import lifeline
 read_end, write_end = __import__("os").pipe()
-done = []
-other = threading.Thread(target=lambda: done.append(agentsup.run_sync(["cat"], stdin=read_end)))
+done, begun = [], threading.Event()
+policy = agentsup.OutputPolicy(on_line=lambda *_: begun.set())
+def work():
+    done.append(agentsup.run_sync(agentsup.shell("echo; cat"), stdin=read_end, output=policy))
+other = threading.Thread(target=work)
 other.start()
+assert begun.wait(60)
 assert agentsup.run_sync(["true"]).ok
 keeper = lifeline._current.pid
 size = int(open(f"/proc/{keeper}/statm").read().split()[0]) * resource.getpagesize()

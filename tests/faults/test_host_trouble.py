@@ -75,11 +75,17 @@ calls(1)
 
 RETIRED = """
 import ctypes, os, resource, signal, threading, agentsup
-signal.alarm(8)  # less than what a keeper that does not end is given
+from agentsup._linux import lifeline
+lifeline._CLOSING = 600  # what a keeper that does not end is given
+signal.alarm(240)
 read_end, write_end = os.pipe()
-done = []
-call = threading.Thread(target=lambda: done.append(agentsup.run_sync(["cat"], stdin=read_end)))
+done, begun = [], threading.Event()
+policy = agentsup.OutputPolicy(on_line=lambda *_: begun.set())
+def work():
+    done.append(agentsup.run_sync(agentsup.shell("echo; cat"), stdin=read_end, output=policy))
+call = threading.Thread(target=work)
 call.start()
+assert begun.wait(60)
 assert agentsup.run_sync(["true"]).ok
 if RETIRE:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -94,7 +100,6 @@ if pid == 0:
 os.close(write_end)
 call.join()
 assert done[0].ok
-from agentsup._linux import lifeline
 lifeline.shut_down()
 os.close(let_go)
 os.waitpid(pid, 0)
@@ -227,7 +232,7 @@ tree = ["sh", "-c", f"sleep {marker} & (env -i setsid sleep {marker} &); exec sl
 def count():
     return sum(line.split() == ["sleep", marker] for line in os.popen("ps -eo args="))
 def wait(processes):
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while count() < processes:
         assert time.monotonic() < deadline
         time.sleep(0.01)
@@ -237,7 +242,7 @@ def wait(processes):
 @pytest.mark.parametrize("end", ENDS)
 def test_interpreter_ends_with_calls_in_flight(end, marker, until):
     done = run_host(PRELUDE + ENDS[end], marker, status=3)
-    until(lambda: not marker.pids(), 2.0)
+    until(lambda: not marker.pids())
     if end == "atexit runs one more":
         assert done.stdout == "late\n"
     if end != "a loop that is left behind":  # asyncio itself has something to say of that
@@ -284,18 +289,24 @@ def test_interrupted_while_the_first_call_starts(backend, marker, until):
         assert host.stdout.readline() == "go\n"
         time.sleep(delay)
         host.send_signal(signal.SIGINT)
-        out, err = host.communicate(timeout=30)
+        try:
+            out, err = host.communicate(timeout=60)
+        except subprocess.TimeoutExpired:
+            # Python ignores, and says so, what is raised in a finalizer or the like.
+            host.send_signal(signal.SIGINT)
+            out, err = host.communicate(timeout=60)
+            assert "Exception ignored in" in err
         assert out == "well\n", f"after {delay}: {err}"
         # Where it came into an exec() of a string, as of some imports, Python ends like this.
         assert host.returncode in (0, -signal.SIGINT)
-        until(lambda: not marker.pids(), 2.0)
+        until(lambda: not marker.pids())
 
 
 AT_EACH_LINE = """
-import linecache, os, signal, sys, time, agentsup
+import itertools, linecache, os, signal, sys, time, agentsup
 from agentsup._linux import keeper, lifeline
 from agentsup._rules import call as call_rule
-signal.alarm(40)
+signal.alarm(240)
 call_rule.KILL_BOUND = 0.1  # interrupted right after the last message, it waits for another one
 package = os.path.dirname(agentsup.__file__)
 first = sys.argv[1] == "first"
@@ -317,7 +328,8 @@ class Interrupt:
                 raise KeyboardInterrupt
         return self
 
-lines = range(0, 1000, 19 if first else 3)
+# Without an end, for other hosts' records, say, add to what a start has to do.
+lines = itertools.count(0, 19 if first else 3)
 assert agentsup.run_sync(["true"]).ok
 for number in lines:
     if first:
@@ -336,11 +348,10 @@ for number in lines:
         while keeper.children_of(kept.pid):
             time.sleep(0.01)  # the alarm goes off if that takes for ever
     except BaseException as exc:
-        exc.add_note(interrupt.where)
+        exc.add_note(getattr(interrupt, "where", "not interrupted"))
         raise
     if interrupt.left >= 0:
         break
-assert interrupt.left >= 0, "never came to the end"
 assert number > 100
 """
 
@@ -414,7 +425,7 @@ def bystanders():
         short = [subprocess.Popen(["sh", "-c", f"sleep 0.0{n}; exit {n}"]) for n in range(1, 6)]
         seen.extend(process.pid for process in short)
         wrong.extend(n for n, process in enumerate(short, 1) if process.wait() != n)
-long = [subprocess.Popen(["sleep", "99"]) for _ in range(10)]
+long = [subprocess.Popen(["sleep", "9999"]) for _ in range(10)]
 thread = threading.Thread(target=bystanders)
 thread.start()
 def calls(number):
