@@ -1,21 +1,23 @@
-"""The supervisor on an event loop: it owns calls, and nothing of them outlives it."""
+"""The supervisor on an event loop: it owns calls and services, and nothing outlives it."""
 
 from __future__ import annotations
 
 import contextlib
 import inspect
 import sys
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Literal, Self, overload
 
 import anyio
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .._calls import on_loop
 from .._calls.process import Process
 from .._calls.spec import PIPE, make_spec
 from .._errors import SupervisorClosed
 from .._levels import AUTO, choose
+from .._levels.hold import text
 from .._platform import require_platform
+from .._shielded import to_the_end
 from .._values.number import whole
 from .._values.result import Containment, Outcome
 
@@ -23,15 +25,20 @@ if sys.platform != "win32":  # there this can be imported, and require_platform(
     from .._calls.call import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable
     from types import TracebackType
     from typing import Unpack
 
     from anyio.abc import TaskGroup
 
     from .._calls.spec import CallOptions, Spec
-    from .._values.command import CommandLike
+    from .._services.events import EventStream
+    from .._services.family import Family, FamilyOptions
+    from .._services.handle import ServiceHandle
+    from .._values.command import CommandLike, Word
     from .._values.result import Leftover, Result
+    from .._values.service import Service
+    from .._values.state import ServiceEvent, ServiceState
 
 
 @frozen
@@ -39,19 +46,28 @@ class Node:
     """A line of :meth:`Supervisor.tree`."""
 
     name: str
-    #: ``"call"``, or ``"adopted"`` for what a call left running with ``leftovers="adopt"``.
-    kind: Literal["call", "adopted"]
-    #: The main process, or None in the first second of a ``run``. Where something was adopted, it
-    #: has ended.
+    #: ``"service"``, ``"supervisor"``, ``"call"``, or ``"adopted"`` for what a call left running
+    #: with ``leftovers="adopt"``.
+    kind: Literal["service", "supervisor", "call", "adopted"]
+    #: The main process, or None in the first second of a ``run``, and where none runs. Where
+    #: something was adopted, it has ended.
     pid: int | None
     argv: tuple[str, ...]
     #: What was adopted and runs now.
-    adopted: tuple[Leftover, ...]
-    _call: Call = field(repr=False, alias="call")
+    adopted: tuple[Leftover, ...] = ()
+    #: Of a supervisor: what it has.
+    children: tuple[Node, ...] = ()
+    #: Of a service.
+    state: ServiceState | None = None
+    status_text: str = ""
+    restarts: int = 0
+    #: Seconds since it became active.
+    uptime: float | None = None
+    _stop: Callable[[], object] = field(repr=False, alias="stop", eq=False, kw_only=True)
 
     def stop(self) -> None:
         """Begin to end it by its own escalation. Its owner, a task or the supervisor, goes on."""
-        self._call.stop(Outcome.STOPPED)
+        self._stop()
 
 
 class Supervisor:
@@ -64,6 +80,16 @@ class Supervisor:
         come first served. The time in line is ``result.queued`` and counts against no timeout.
     :param containment: the level to hold processes with, or ``"auto"`` for the strongest that
         costs nothing. A level that is not to be had is an error.
+    :param strategy: which services restart when one of them has to: ``"one_for_one"``: that one;
+        ``"one_for_all"``: all; ``"rest_for_one"``: that one and those started after it;
+        ``"simple_one_for_one"``: that one, and all of them are made from ``template``. With the
+        second and the third, they start one after another, and stop in reverse.
+    :param max_restarts: of all its services, ``within`` so many seconds. One more, and it stops
+        them all in reverse order and fails: its block is cancelled, and raises an exception group
+        with a :exc:`RestartLimitReached`.
+    :param auto_shutdown: leave the block when ``"any_significant"`` service has ended for good, or
+        when ``"all_significant"`` ones have; ``"never"`` by default.
+    :param template: the service that :meth:`start_child` makes others from.
     """
 
     def __init__(
@@ -71,14 +97,23 @@ class Supervisor:
         *,
         max_concurrency: int | None = None,
         containment: Containment | Literal["auto"] = "auto",
+        **options: Unpack[FamilyOptions],
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
         self._level = choose(containment)
         self._limit = limit
+        self._options = options
+        self._family: Family | None = None
+        self._children: dict[str, Supervisor] = {}
+        self._parent: tuple[Supervisor, str] | None = None
+        self._failure: Exception | None = None
         self._turns: anyio.Semaphore | None = None
         self._calls: dict[Call, anyio.Event] = {}
         self._tasks: TaskGroup | None = None
+        self._scopes = contextlib.AsyncExitStack()
         self._open = False
+        if options:
+            self._services()  # for its errors
 
     async def __aenter__(self) -> Self:
         require_platform(self._level)
@@ -86,8 +121,11 @@ class Supervisor:
             raise RuntimeError("a Supervisor can be entered only once")
         if self._limit is not None:
             self._turns = anyio.Semaphore(self._limit, fast_acquire=True)
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
+        self._over = anyio.Event()
+        self._scope = self._scopes.enter_context(anyio.CancelScope())
+        self._tasks = await self._scopes.enter_async_context(anyio.create_task_group())
+        if self._family:
+            self._family.tasks = self._tasks
         self._open = True
         return self
 
@@ -101,18 +139,34 @@ class Supervisor:
         self._open = False
         for call in list(self._calls):
             call.stop(Outcome.STOPPED)
-        late: BaseException | None = None
-        with anyio.CancelScope(shield=True):
-            for event in list(self._calls.values()):
-                try:
-                    await on_loop.wait_through(event)
-                except anyio.get_cancelled_exc_class() as exc:
-                    late = exc
-        # Not given to the task group, which would wrap what the block itself has raised.
-        await self._tasks.__aexit__(None, None, None)
+        late = await to_the_end(self._end_all, self._all_ended)
+        cancelled = isinstance(exc, anyio.get_cancelled_exc_class())
+        try:
+            # What else the block has raised is not given to the task group, which would wrap it.
+            given = (exc_type, exc, traceback) if cancelled else (None, None, None)
+            swallowed = await self._scopes.__aexit__(*given) and cancelled
+        finally:
+            self._over.set()
         if late is not None:
             raise late
-        return None
+        if self._failure is not None:
+            others = [exc] if isinstance(exc, Exception) else []
+            raise ExceptionGroup("a supervisor has failed", [self._failure, *others])
+        return swallowed
+
+    async def _end_all(self) -> None:
+        for child in reversed(list(self._children.values())):
+            child._leave()
+            await child._over.wait()
+        if self._family:
+            await self._family.close()
+        for event in list(self._calls.values()):
+            await event.wait()
+
+    def _all_ended(self) -> bool:
+        family_closed = self._family is None or self._family.closed
+        children_closed = all(child._over.is_set() for child in self._children.values())
+        return family_closed and children_closed and not self._calls
 
     async def run(
         self,
@@ -129,6 +183,8 @@ class Supervisor:
         :param command: a sequence of words, or :func:`agentsup.shell`.
         :param timeout: seconds until it is stopped with ``Outcome.TIMED_OUT``.
         :param idle_timeout: seconds without output until it is stopped with ``Outcome.IDLE``.
+        :param heartbeat: by what its progress is known; without any in time it is stopped with
+            ``Outcome.HEARTBEAT_LOST``.
         :param grace: seconds between SIGTERM to the whole tree and SIGKILL to what is left of it.
         :param escalation: other steps than that; ``grace`` is then not used.
         :param stdin: bytes, an open file or descriptor, or an async iterable of bytes; nothing
@@ -203,18 +259,143 @@ class Supervisor:
                 else:
                     call.close()
 
-    def tree(self) -> tuple[Node, ...]:
-        """What is running now: calls in flight, and what was adopted."""
-        return tuple(
-            Node(
-                name=call.spec.name,
-                kind="adopted" if call.rule.adopting else "call",
-                pid=call.pid,
-                argv=tuple(word.decode("utf-8", "replace") for word in call.spec.argv),
-                adopted=call.adopted(),
-                call=call,
+    # --- services -----------------------------------------------------------------------------
+
+    @overload
+    async def start(self, service: Service, /) -> ServiceHandle: ...
+    @overload
+    async def start(
+        self, service: Service, another: Service, /, *more: Service
+    ) -> tuple[ServiceHandle, ...]: ...
+
+    async def start(self, *services: Service) -> ServiceHandle | tuple[ServiceHandle, ...]:
+        """Start a service and wait until it is ready; it then runs until the block is left.
+
+        Several are started in parallel, as far as their order allows. If one of them does not
+        become ready, none stays. From then on, each is restarted by its own rule.
+
+        :raises SpawnError: its program cannot be started.
+        :raises NotReady: it has ended, or its ``start_timeout`` was over, before it was ready.
+        :raises ValueError: two have the same name, or one names a sibling that there is not.
+        :raises SupervisorClosed: the block has been left.
+        """
+        family = self._services(new=True)
+        handles = family.add(services)
+        await family.start(handles)
+        return handles[0] if len(handles) == 1 else tuple(handles)
+
+    @overload
+    def start_soon(self, service: Service, /) -> ServiceHandle: ...
+    @overload
+    def start_soon(
+        self, service: Service, another: Service, /, *more: Service
+    ) -> tuple[ServiceHandle, ...]: ...
+
+    def start_soon(self, *services: Service) -> ServiceHandle | tuple[ServiceHandle, ...]:
+        """As :meth:`start`, but without waiting: a start that fails is tried again by its rule."""
+        family = self._services(new=True)
+        handles = family.add(services)
+        family.begin([handle.name for handle in handles], patient=True)
+        return handles[0] if len(handles) == 1 else tuple(handles)
+
+    async def start_child(self, *words: Word, name: str | None = None) -> ServiceHandle:
+        """With ``strategy="simple_one_for_one"``: start one more service from the template.
+
+        :param words: arguments to add to its command.
+        :param name: what to call it; the template's name and a number by default.
+        """
+        family = self._services(new=True)
+        handle = family.add_from_template(words, name)
+        await family.start([handle])
+        return handle
+
+    @contextlib.asynccontextmanager
+    async def child(
+        self,
+        name: str,
+        *,
+        max_concurrency: int | None = None,
+        **options: Unpack[FamilyOptions],
+    ) -> AsyncGenerator[Supervisor]:
+        """A supervisor below this one: ``async with sup.child("workers") as workers:``.
+
+        Takes what :class:`Supervisor` takes. Its failure comes out of its block, for whoever has
+        opened it to handle or to pass on. It is left at the latest when this one is.
+        """
+        self._check_open()
+        if not isinstance(name, str) or not name or "/" in name:  # pyright: ignore[reportUnnecessaryIsInstance] -- input
+            raise ValueError(f"name must be a name without a slash, not {name!r}")
+        if name in self._children:
+            raise ValueError(f"name: there is a supervisor {name!r} already")
+        child = Supervisor(max_concurrency=max_concurrency, containment=self._level, **options)
+        child._parent = self, name
+        self._children[name] = child
+        try:
+            async with child:
+                yield child
+        finally:
+            del self._children[name]
+
+    def service(self, name: str) -> ServiceHandle:
+        """The service of this name; KeyError if there is none."""
+        return self._services().members[name]
+
+    def events(self, size: int = 1024) -> EventStream:
+        """The state changes of all services from now on: ``async for event in sup.events():``.
+
+        :param size: how many may wait to be read. Then the oldest are lost, and counted.
+        """
+        return self._services().events.listen(size)
+
+    def _services(self, *, new: bool = False) -> Family:
+        """What holds them, made when it is first needed."""
+        if new:
+            self._check_open()
+        if self._family is None:
+            from .._services.family import Family
+
+            self._family = Family(
+                self._level,
+                self._options,
+                fail=self._fail,
+                shut_down=self._leave,
+                pass_on=self._pass_on,
             )
-            for call in self._calls
+            if self._tasks is not None:
+                self._family.tasks = self._tasks
+        return self._family
+
+    def _fail(self, error: Exception) -> None:
+        self._failure = self._failure or error
+        self._leave()
+
+    def _leave(self) -> None:
+        self._scope.cancel()
+
+    def _pass_on(self, event: ServiceEvent) -> None:
+        if self._parent:
+            parent, name = self._parent
+            parent._services().emit(evolve(event, service=f"{name}/{event.service}"))
+
+    # --- what there is ------------------------------------------------------------------------
+
+    def tree(self) -> tuple[Node, ...]:
+        """What there is now: services, supervisors below this one, calls, and what was adopted."""
+        services = self._family.members.values() if self._family else ()
+        return (
+            *map(_service_node, services),
+            *(child._node(name) for name, child in self._children.items()),
+            *map(_call_node, self._calls),
+        )
+
+    def _node(self, name: str) -> Node:
+        return Node(
+            name=name,
+            kind="supervisor",
+            pid=None,
+            argv=(),
+            children=self.tree(),
+            stop=self._leave,
         )
 
     @contextlib.asynccontextmanager
@@ -259,6 +440,31 @@ class Supervisor:
         if not self._open:
             state = "has been left" if self._tasks else "has not been entered: use 'async with'"
             raise SupervisorClosed(f"this Supervisor {state}")
+
+
+def _call_node(call: Call) -> Node:
+    return Node(
+        name=call.spec.name,
+        kind="adopted" if call.rule.adopting else "call",
+        pid=call.pid,
+        argv=tuple(map(text, call.spec.argv)),
+        adopted=call.adopted(),
+        stop=lambda: call.stop(Outcome.STOPPED),
+    )
+
+
+def _service_node(handle: ServiceHandle) -> Node:
+    return Node(
+        name=handle.name,
+        kind="service",
+        pid=handle.pid,
+        argv=tuple(map(text, handle.spec.argv)),
+        state=handle.state,
+        status_text=handle.status_text,
+        restarts=handle.restarts,
+        uptime=handle.uptime,
+        stop=handle.stop_soon,
+    )
 
 
 async def run(

@@ -1,0 +1,1 @@
+"""The asynchronous half of services: their processes, probes, messages and health."""

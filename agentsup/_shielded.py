@@ -1,0 +1,27 @@
+"""Work that is done to its end, whatever comes meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import anyio
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+
+async def to_the_end(
+    work: Callable[[], Awaitable[object]], done: Callable[[], bool]
+) -> BaseException | None:
+    """Have ``work`` done, which is bounded by itself, again and again until ``done`` says True.
+
+    :returns: the cancellation that came during that: for the caller to raise, at the end.
+    """
+    late: BaseException | None = None
+    with anyio.CancelScope(shield=True):
+        while not done():
+            try:
+                await work()
+            except anyio.get_cancelled_exc_class() as exc:
+                late = exc  # asyncio's own cancel() does not know of shields
+    return late
