@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _COMMANDS = {
     "run": "Run one command, within limits, and leave nothing of it behind.",
     "doctor": "Say what this host can hold, why not more, and what would give more.",
+    "ledger": "Look at the steps of a ledger, or let some of them run again.",
 }
 
 
