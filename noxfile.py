@@ -90,6 +90,7 @@ def run_as_nobody(session: nox.Session, *command: str) -> None:
         run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
         run("chown", "-R", "65534:65534", home)
         env = ["-i", f"HOME={home}", f"TMPDIR={home}", f"PATH={scripts}:{os.defpath}"]
+        env += [f"{name}={value}" for name, value in os.environ.items() if "AGENTSUP_" in name]
         with session.chdir(home):
             run(*as_nobody, *env, *command)
 
@@ -105,7 +106,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright."""
-    session.install(".[all]", *group("types"))
+    session.install(".[cli,testing]", *group("types"))
     session.run("mypy")
     session.run("pyright")
 
@@ -114,7 +115,7 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what a call and its containment cost, beside their peers."""
     session.install(".", *group("bench"))
-    for name in ("call_latency", "containment"):
+    for name in ("call_latency", "containment", "services", "activation", "checkpoint", "ledger"):
         session.run("python", f"benchmarks/{name}.py", *session.posargs)
 
 
