@@ -195,7 +195,7 @@ async def test_a_stop_does_not_wait_for_that_of_another(eventually: Eventually) 
 @one_loop
 async def test_wait_and_wait_ready(tmp_path: Path) -> None:
     path = tmp_path / "go"
-    waiting = sh(f"until [ -e {path} ]; do sleep 0.02; done; echo up; sleep 1000", ready=UP)
+    waiting = sh(f"until [ -e {path} ]; do sleep 0.02; done; echo up; exec sleep 1000", ready=UP)
     async with Supervisor() as sup:
         handle = sup.start_soon(waiting)
         assert handle.state is ACTIVATING
@@ -252,7 +252,9 @@ async def test_reload_errors() -> None:
 @one_loop
 async def test_output() -> None:
     async with Supervisor() as sup:
-        handle = await sup.start(sh("echo first; echo error >&2; echo up; sleep 1000", ready=UP))
+        handle = await sup.start(
+            sh("echo first; echo error >&2; echo up; exec sleep 1000", ready=UP)
+        )
         assert handle.output.splitlines()[:1] == ["first"]
         await handle.stop()
         assert handle.output.split() == ["first", "up", "error"]
