@@ -431,7 +431,7 @@ def test_it_needs_the_standard_library_only() -> None:
 
 
 def test_the_reference_has_every_name() -> None:
-    page = Path(agentsup.__file__).parent.parent / "docs" / "reference" / "notify.md"
+    page = Path(__file__).parent.parent / "docs" / "reference" / "notify.md"
     described = set(re.findall(r"autofunction:: (\w+)", page.read_text()))
     public = {
         name
