@@ -425,6 +425,7 @@ def test_it_needs_the_standard_library_only() -> None:
     loaded = set(done.stdout.split())
     assert {name for name in loaded if name.startswith("agentsup")} == {
         "agentsup",
+        "agentsup._lazy",
         "agentsup.notify",
     }
     assert not loaded & {"anyio", "asyncio", "attr", "socket"}
