@@ -106,7 +106,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright."""
-    session.install(".[cli,testing]", *group("types"))
+    session.install(".[cattrs,cli,testing]", *group("types"))
     session.run("mypy")
     session.run("pyright")
 
