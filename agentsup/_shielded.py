@@ -25,3 +25,9 @@ async def to_the_end(
             except anyio.get_cancelled_exc_class() as exc:
                 late = exc  # asyncio's own cancel() does not know of shields
     return late
+
+
+async def wait_through(event: anyio.Event) -> None:
+    """Wait for what is bounded by itself; a cancellation is put off until then."""
+    if (late := await to_the_end(event.wait, event.is_set)) is not None:
+        raise late

@@ -9,6 +9,7 @@ import anyio
 import anyio.lowlevel
 
 from .._errors import SupervisorClosed, attach_partial
+from .._shielded import to_the_end
 from .._values.result import Outcome, Result
 
 if TYPE_CHECKING:
@@ -65,13 +66,7 @@ async def finish(call: Call, cause: BaseException) -> None:
     A cancellation that comes during that is delivered afterwards.
     """
     call.stop(Outcome.STOPPED)
-    late: BaseException | None = None
-    with anyio.CancelScope(shield=True):
-        while not call.result_ready:
-            try:
-                await drive(call)
-            except anyio.get_cancelled_exc_class() as exc:
-                late = exc  # asyncio's own cancel() does not know of shields
+    late = await to_the_end(lambda: drive(call), lambda: call.result_ready)
     attach_partial(cause, call.result())
     if late is not None:
         # Also if `cause` is a cancellation: that may be a scope's, which ends with the scope.
@@ -94,16 +89,3 @@ async def run(call: Call) -> Result:
     finally:
         if not call.rule.adopting:
             call.close()
-
-
-async def wait_through(event: anyio.Event) -> None:
-    """Wait for what is bounded by itself; a cancellation is put off until then."""
-    late: BaseException | None = None
-    with anyio.CancelScope(shield=True):
-        while not event.is_set():
-            try:
-                await event.wait()
-            except anyio.get_cancelled_exc_class() as exc:
-                late = exc  # asyncio's own cancel() does not know of shields
-    if late is not None:
-        raise late

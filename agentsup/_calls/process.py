@@ -11,6 +11,7 @@ import anyio
 import anyio.lowlevel
 from anyio.abc import ByteReceiveStream, ByteSendStream
 
+from .._shielded import wait_through
 from .._values.escalation import to_signal
 from .._values.result import Outcome
 from . import on_loop
@@ -158,7 +159,7 @@ class Process:
             finally:
                 if not call.rule.adopting:  # it then stays with the supervisor
                     call.stop(Outcome.STOPPED)
-                await on_loop.wait_through(process._over)
+                await wait_through(process._over)
         cause = process._failure or cause or call.error
         if cause is not None:
             raise cause

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import anyio
 
-from .._calls.on_loop import wait_through
+from .._shielded import wait_through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
