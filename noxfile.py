@@ -106,7 +106,7 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright."""
-    session.install(".[cattrs,cli,testing]", *group("types"))
+    session.install(".[cattrs,cli,otel,testing]", *group("types"))
     session.run("mypy")
     session.run("pyright")
 
@@ -115,7 +115,8 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what a call and its containment cost, beside their peers."""
     session.install(".", *group("bench"))
-    for name in ("call_latency", "containment", "services", "activation", "checkpoint", "ledger"):
+    names = "call_latency containment services activation checkpoint ledger telemetry"
+    for name in names.split():
         session.run("python", f"benchmarks/{name}.py", *session.posargs)
 
 

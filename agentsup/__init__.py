@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     )
     from ._services.events import EventStream
     from ._services.handle import ServiceHandle
+    from ._tool_call import ToolCall, tool_call
     from ._tree.blocking import SyncSupervisor, run_sync
     from ._tree.supervisor import Node, Supervisor, run
     from ._values.command import Command, shell
@@ -112,6 +113,7 @@ __all__ = [
     "SyncSupervisor",
     "TakenStep",
     "TcpProbe",
+    "ToolCall",
     "ToolFailed",
     "UnixProbe",
     "UnsupportedPlatform",
@@ -120,6 +122,7 @@ __all__ = [
     "run",
     "run_sync",
     "shell",
+    "tool_call",
 ]
 
 _MODULES = {
@@ -145,6 +148,7 @@ _MODULES = {
     ],
     "_services.events": ["EventStream"],
     "_services.handle": ["ServiceHandle"],
+    "_tool_call": ["ToolCall", "tool_call"],
     "_tree.blocking": ["SyncSupervisor", "run_sync"],
     "_tree.supervisor": ["Node", "Supervisor", "run"],
     "_values.command": ["Command", "shell"],

@@ -18,7 +18,7 @@ from agentsup._calls.spec import make_spec
 from agentsup._levels import missing
 from agentsup._levels.hold import News
 from agentsup._linux import lifeline
-from agentsup._linux.keeper import is_zombie
+from agentsup._linux.keeper import is_zombie, stat_fields
 from agentsup._values.command import Command
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", ["asyncio"])]
@@ -149,6 +149,28 @@ async def test_the_next_one_takes_the_place_of_the_last(tree: Any) -> None:
         await run.hear(News.ENDED)
         assert run.told.count(News.ENDED) == 1
         assert run.call.followed[0] == second
+
+
+async def test_the_end_of_the_last_is_not_that_of_the_next(
+    tree: Any, eventually: Eventually
+) -> None:
+    """The keeper finds both at once, and gives the one the descriptor number of the other."""
+    async with tree(f"setsid {LISTENER} & setsid {LISTENER} & exit 3") as run:
+        first, second = await run.words(2)
+        await eventually(lambda: run.call.rule.adopting)  # so that both are the keeper's
+        assert await run.ask(first) is News.FOLLOWED
+        os.kill(lifeline._current.pid, signal.SIGSTOP)
+        try:
+            await eventually(lambda: stat_fields(lifeline._current.pid)[0] == b"T")
+            run.call.follow(second)
+            os.kill(first, signal.SIGKILL)
+            await eventually(lambda: is_zombie(first))
+        finally:
+            os.kill(lifeline._current.pid, signal.SIGCONT)
+        await eventually(lambda: len(run.told) >= 3)
+        await run.ask(second)
+        assert run.told == [News.FOLLOWED, News.ENDED, News.FOLLOWED, News.FOLLOWED]
+        assert run.call.followed == (second, None)
 
 
 async def test_it_can_be_the_main_process_itself(tree: Any, eventually: Eventually) -> None:

@@ -488,10 +488,6 @@ def _exists(pid: int) -> bool:
     return os.path.exists(f"/proc/{pid}")
 
 
-@pytest.mark.xfail(
-    strict=False,
-    reason="open: about one in ten times the service is stopped and restarted instead",
-)
 @one_loop
 @pytest.mark.parametrize("quiet", [False, True])
 async def test_handed_over_in_its_last_breath(
@@ -519,6 +515,25 @@ async def test_handed_over_in_its_last_breath(
         # Its heartbeat goes on.
         puppet.do("notify('WATCHDOG_USEC=100000'); sleep()")
         await eventually(lambda: handle.restarts)
+
+
+@one_loop
+async def test_a_wrong_one_is_named_before_the_right_one(
+    puppet: Puppet, eventually: Eventually, until: Callable[..., None]
+) -> None:
+    """Its end is known before that has an answer, and while the other waits for it."""
+    async with Supervisor() as supervisor:
+        handle = await supervisor.start(service(puppet))
+        for n in range(2):
+            old = handle.pid
+            puppet.do(
+                "pid = os.fork(); "
+                "pid and (notify('MAINPID=1'), notify('MAINPID=%d' % pid), os._exit(3))"
+            )
+            until(lambda old=old: not _exists(old))  # while nothing else is done here
+            puppet.do(f"notify('STATUS=I am {n}')")
+            await eventually(said(handle, f"I am {n}"), 20)
+            assert handle.restarts == 0
 
 
 @one_loop

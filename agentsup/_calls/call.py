@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
     from typing import Any
 
+    from .._telemetry import Observer
     from .heartbeat import Beats
     from .spec import Spec
 
@@ -60,6 +61,7 @@ class Call:
         self._eager = eager  # the pid is wanted as soon as there is one
         self.rule = CallRule(spec.terms, time.monotonic())
         self.queued = 0.0
+        self.observer: Observer | None = None
         self.error: AgentsupError | None = None
         self.readers: list[Reader] = []
         self.stdin_fd = -1  # the host's end of a stdin pipe
@@ -73,7 +75,9 @@ class Call:
         if not spec.output.merge_stderr:
             self._captures["stderr"] = Capture("stderr", spec.output, on_line)
         self._hold: Hold
-        if sys.platform == "linux" and spec.containment is not Containment.PROCESS_GROUP:
+        if spec.make_hold is not None:
+            self._hold = spec.make_hold(self)
+        elif sys.platform == "linux" and spec.containment is not Containment.PROCESS_GROUP:
             self._hold = Kept(spec)
         else:
             from .._levels.process_group import ProcessGroup
@@ -86,6 +90,7 @@ class Call:
         self._total = 0  # bytes of output
         self._pre_stop: Call | None = None
         self._extra_steps: list[TakenStep] = []
+        self._result: Result | None = None
         self._handlers: dict[int, Callable[[], None]] = {}
         self._watched: dict[int, Callable[[], None]] = {}  # what others watch with it
         self.on_followed: Callable[[News], None] = _nothing  # FOLLOWED, STRANGER, or ENDED
@@ -310,6 +315,11 @@ class Call:
         """Whether this process is of the tree."""
         return self._hold.owns(pid)
 
+    @property
+    def voice(self) -> int | None:
+        """Another process that may speak for the main one."""
+        return self._hold.voice
+
     def signal_main(self, number: int) -> None:
         """Signal the main process, or in its place the one that is followed.
 
@@ -379,6 +389,9 @@ class Call:
         now = time.monotonic()
         if news is News.STARTED:
             self.rule.spawned()
+            if self.observer and hold.pid is not None:
+                trip = now - self.rule.started_at if self._eager else None
+                self.observer.started(hold.pid, trip)
             for fd, handler in self._watched.items():
                 if fd not in self._handlers:  # it was asked for twice
                     self._watch(fd, handler)
@@ -472,6 +485,8 @@ class Call:
 
     def result(self) -> Result:
         """What the call has come to, so far or for good."""
+        if self._result is not None:
+            return self._result
         hold, status = self._hold, self._hold.status
         exit_code = number = None
         if status is not None and os.WIFEXITED(status):
@@ -487,7 +502,7 @@ class Call:
         err = self._captures["stderr"].output() if "stderr" in self._captures else type(out)()
         ended = self.rule.ended_at or time.monotonic()
         steps = sorted([*self.rule.taken, *self._extra_steps], key=lambda step: step.at)
-        return Result(
+        result = Result(
             argv=tuple(text(word) for word in self.spec.argv),
             name=self.spec.name,
             outcome=outcome,
@@ -506,6 +521,9 @@ class Call:
             adopted=self.adopted(),
             limits_reached=hold.limits_reached,
         )
+        if self.finished and not self.readers and self._pre_stop is None:
+            self._result = result  # there is nothing more to come
+        return result
 
     def adopted(self) -> tuple[Leftover, ...]:
         """What runs on of it now, if it left anything for adoption."""

@@ -177,6 +177,8 @@ class Process:
                 scope.cancel()
             await on_loop.finish(self._call, exc)
         finally:
+            if self._call.observer and self._call.rule.outcome is not Outcome.STOPPED:
+                self._call.observer.ended_by_itself()
             self._over.set()
             self._on_change()
 

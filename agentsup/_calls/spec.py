@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, TypedDict
 
 from attrs import define
 
+from .._errors import SpawnError
 from .._levels import AUTO
 from .._levels import level as level_of
 from .._rules.call import Terms
+from .._telemetry import refused
 from .._values.command import Command, encode_argv
 from .._values.escalation import Escalation, Step
 from .._values.limits import Limits
@@ -24,10 +26,12 @@ from .lookup import check_directory, find_program
 from .privileges import privilege_steps
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, Sequence
+    from collections.abc import AsyncIterable, Callable, Sequence
 
+    from .._levels.hold import Hold
     from .._values.command import CommandLike
     from .._values.heartbeat import Heartbeat
+    from .call import Call
 
 
 class HasFileno(Protocol):
@@ -44,6 +48,7 @@ PIPE = _Pipe()
 
 Environment: TypeAlias = "Mapping[str, str] | Mapping[bytes, bytes]"
 Stdin: TypeAlias = "bytes | bytearray | int | HasFileno | AsyncIterable[bytes] | _Pipe | None"
+MakeHold: TypeAlias = "Callable[[Call], Hold]"
 
 
 class CallOptions(TypedDict, total=False):
@@ -88,6 +93,8 @@ class Spec:
     heartbeat: Heartbeat | None = None
     #: Descriptors, and the numbers that the new process has them as.
     passed: tuple[tuple[int, int], ...] = ()
+    #: What holds its tree, in the place of what its level says; it need not be a real program then.
+    make_hold: MakeHold | None = None
 
 
 _OPTIONS = frozenset(CallOptions.__annotations__)
@@ -95,16 +102,37 @@ _DEFAULT_OUTPUT = OutputPolicy()
 _DEFAULT_ESCALATION = Escalation(Step(signal.SIGTERM, 5.0))
 
 
-def make_spec(command: CommandLike, options: CallOptions, level: Containment = AUTO) -> Spec:
+def make_spec(
+    command: CommandLike,
+    options: CallOptions,
+    level: Containment = AUTO,
+    make_hold: MakeHold | None = None,
+) -> Spec:
     """Check everything; raise TypeError, ValueError or SpawnError, naming the argument."""
     if not options.keys() <= _OPTIONS:
         raise TypeError(f"unknown argument {min(options.keys() - _OPTIONS)!r}")
-    return _make_spec(command, level, **options)
+    return _make_spec(command, level, make_hold, **options)
+
+
+def call_spec(
+    command: CommandLike,
+    options: CallOptions,
+    level: Containment = AUTO,
+    make_hold: MakeHold | None = None,
+) -> Spec:
+    """The same, of a call: whoever observes calls is told of one that is refused."""
+    try:
+        return make_spec(command, options, level, make_hold)
+    except SpawnError as error:
+        argv = encode_argv(command)
+        refused(argv, options.get("name") or _base_name(argv), error)
+        raise
 
 
 def _make_spec(
     command: CommandLike,
     level: Containment,
+    make_hold: MakeHold | None,
     timeout: float | None = None,
     idle_timeout: float | None = None,
     heartbeat: Heartbeat | None = None,
@@ -156,9 +184,9 @@ def _make_spec(
     if allowed:
         preparations += limit_steps(allowed, user, level)
     preparations += privilege_steps(user, group, extra_groups, umask, no_new_privs, capabilities)
-    program = find_program(argv[0], path, directory)
+    program = argv[0] if make_hold else find_program(argv[0], path, directory)
     for step in terms.escalation.steps:
-        if isinstance(step.action, Command):
+        if isinstance(step.action, Command) and not make_hold:
             find_program(encode_argv(step.action)[0], path, directory, "escalation")
     return Spec(
         argv=argv,
@@ -172,6 +200,7 @@ def _make_spec(
         name=_base_name(argv) if name is None else name,
         containment=level,
         heartbeat=heartbeat,
+        make_hold=make_hold,
     )
 
 
@@ -195,7 +224,7 @@ def side_spec(
     path = next((pair[5:] for pair in of.env.split(b"\0") if pair.startswith(b"PATH=")), None)
     return Spec(
         argv=argv,
-        program=find_program(argv[0], path, of.cwd),
+        program=argv[0] if of.make_hold else find_program(argv[0], path, of.cwd),
         cwd=of.cwd,
         env=with_variables(of.env, variables),
         options=_without_level(of.options),
@@ -204,6 +233,7 @@ def side_spec(
         terms=Terms(escalation=Escalation(), timeout=bound),
         name=_base_name(argv),
         containment=min(of.containment, Containment.SUBREAPER),
+        make_hold=of.make_hold,
     )
 
 

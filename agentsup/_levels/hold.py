@@ -62,6 +62,8 @@ class Hold:
     #: The process that is looked after besides the main one, and how it ended, None if unknown.
     followed = 0
     followed_status: int | None = None
+    #: A process that may say for the main one how that is, where it cannot itself.
+    voice: int | None = None
     #: The number of an error, and the step at which it came.
     failure = (0, "")
     error: AgentsupError | None = None

@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import struct
+import sys
 from typing import TYPE_CHECKING
 
 from .._errors import KeeperLost, SpawnError, os_error
@@ -71,6 +72,7 @@ class Kept(Hold):
     def start(self, fds: list[int]) -> bool:
         assert self._keeper
         assert self._channel
+        sys.audit("agentsup.spawn", self._spec.argv)
         try:
             lifeline.send(self._channel.socket, self._request, fds)
         except BlockingIOError:

@@ -196,17 +196,19 @@ class Keeper:
     def serve(self) -> None:
         while True:
             ready = [fd for fd, _ in self.epoll.poll(self.patience())]
-            # Ends first: somebody waits for each of them, and they are quicker than a spawn.
+            # Ends first: somebody waits for each of them, and they are quicker than a spawn. And
+            # before a descriptor is opened: it may get the number of one that an end has closed.
             if self.signals in ready:
                 os.read(self.signals, 4096)
                 self.reap()
             for fd in ready:
-                if fd in self.channels:
-                    self.on_channel(self.channels[fd])
-                elif fd in self.inits:
+                if fd in self.inits:
                     self.on_init(self.inits[fd])
                 elif fd in self.followed_fds:
                     self.on_followed(self.followed_fds[fd])
+            for fd in ready:
+                if fd in self.channels:
+                    self.on_channel(self.channels[fd])
             if self.waiting:
                 self.look_after_waiting()
             if self.host in ready:
@@ -642,11 +644,12 @@ class Request:
         if flags & LARGE:
             body = read_all(fds.pop(), argv + env + options)
         self.path, *self.argv = body[:argv].split(b"\0")
-        block = body[argv : argv + env]
+        block, mark, context = body[argv : argv + env].partition(b"\0TRACEPARENT=")
         if keeper.environment[0] != block:  # mostly the same from call to call
-            variables = [pair.split(b"=", 1) for pair in block.split(b"\0")] if block else []
-            keeper.environment = (block, dict(variables))
+            keeper.environment = (block, variables_of(block))
         self.env = keeper.environment[1]
+        if mark:  # what is behind it is another one for each call
+            self.env = {**self.env, **variables_of(mark[1:] + context)}
         # The first option is always there: the number that each descriptor is to have.
         (_, targets), *options = [
             option.split("=", 1) for option in body[argv + env :].decode().split("\0")
@@ -696,6 +699,10 @@ class Request:
             os.umask(self.umask)
         except OSError as error:
             raise SpawnFailed(error.errno or 0, "cwd") from None
+
+
+def variables_of(block: bytes) -> dict[bytes, bytes]:
+    return dict(pair.split(b"=", 1) for pair in block.split(b"\0")) if block else {}
 
 
 class SpawnFailed(Exception):

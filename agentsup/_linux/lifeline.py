@@ -363,6 +363,11 @@ def lose(kept: Keeper) -> None:
         kept.give_up()
 
 
+def keepers() -> set[int]:
+    """The numbers of the keepers of this process."""
+    return {kept.pid for kept in _all if not kept.lost}
+
+
 def shut_down() -> None:
     """End the idle keeper of this process; the next call starts a new one."""
     global _current

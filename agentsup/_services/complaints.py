@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+from .._rules.redaction import redact
+
 log = logging.getLogger("agentsup.services")
 
 _AT_MOST = 10
@@ -20,4 +22,5 @@ class Complaints:
         self.count += 1
         if self.count <= _AT_MOST:
             more = "; no more of these are logged for this run" if self.count == _AT_MOST else ""
-            log.warning("%s: %s%s", self._service, text, more)
+            extra = {"service": self._service, "complaint": self.count}
+            log.warning("%s: %s%s", self._service, redact(text), more, extra=extra)

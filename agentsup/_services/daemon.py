@@ -48,6 +48,17 @@ class MainProcess:
     def pid(self) -> int | None:
         return self._call.followed[0] or self._call.pid
 
+    @property
+    def speaker(self) -> int | None:
+        """Whose messages are its own.
+
+        Nobody's once the first one has ended, as its number may be another's; but what it has
+        said before that may have to wait until a question is answered.
+        """
+        call = self._call
+        known = call.followed[0] or call.rule.ended_at is None or self._asked
+        return self.pid if known else None
+
     async def take(self, pid: int) -> bool:
         """Let this process be the main one, if it is of the tree."""
         answers: list[bool] = []
@@ -73,7 +84,9 @@ class MainProcess:
         else:
             taken = news is News.FOLLOWED
             self._ended = self._ended and not taken
-            self._asked.popleft()(taken)
+            self._asked[0](taken)
+            self._call.before_end()  # what had to wait for the answer may name another one
+            self._asked.popleft()
         if not self._asked:
             self._settle()
 

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 import anyio
 from attrs import evolve
 
-from .._calls.spec import make_spec
 from .._errors import RestartLimitReached, SupervisorClosed
 from .._rules import ordering
 from .._rules.intensity import Intensity
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from .._rules.ordering import Unit
     from .._rules.restart import Verdict
     from .._rules.strategy import AutoShutdown, Strategy
-    from .._values.command import Word
+    from .._values.command import CommandLike, Word
     from .._values.listen import ListenSocket
     from .._values.restart import Ending
     from .._values.state import ServiceEvent
@@ -66,7 +65,7 @@ class Family:
 
     def __init__(
         self,
-        level: Containment,
+        make_spec: Callable[[CommandLike, CallOptions], Spec],
         options: FamilyOptions,
         *,
         fail: Callable[[RestartLimitReached], None],
@@ -75,7 +74,7 @@ class Family:
     ) -> None:
         if not options.keys() <= _OPTIONS:
             raise TypeError(f"unknown argument {min(options.keys() - _OPTIONS)!r}")
-        self._level = level
+        self._spec_of = make_spec
         self.rule = SupervisorRule(
             options.get("strategy", "one_for_one"),
             Intensity(options.get("max_restarts", 3), options.get("within", 5.0)),
@@ -169,7 +168,7 @@ class Family:
             options["heartbeat"] = service.heartbeat
         if service.type == "forking":
             options["leftovers"] = "adopt"
-        spec = make_spec(service.command, options, self._level)
+        spec = self._spec_of(service.command, options)
         _check_level(service, spec.containment)
         return evolve(spec, terms=evolve(spec.terms, linger=0.0))
 

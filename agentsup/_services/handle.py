@@ -15,6 +15,7 @@ from .._rules.intensity import Intensity
 from .._rules.ordering import Unit
 from .._rules.restart import RestartRule
 from .._rules.strategy import Child
+from .._telemetry import observed_run, service_event
 from .._values.state import ServiceEvent, ServiceState
 
 if sys.platform != "win32":  # there this can be imported, and a Supervisor says the rest
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from .._calls.spec import Spec
     from .._rules.resume import SavedService
+    from .._telemetry import RunObserver
     from .._values.restart import Ending
     from .._values.result import Result
     from .._values.service import Service
@@ -71,6 +73,7 @@ class ServiceHandle:
         self._state = ServiceState.INACTIVE
         self._reason = "not started"
         self._run: Run | Accepting | None = None
+        self._observer: RunObserver | None = None  # of this run, or of the last one
         self._pause: anyio.CancelScope | None = None  # what it waits in, while it does not run
         self._active_since: float | None = None
         self._next_start = math.inf
@@ -329,6 +332,9 @@ class ServiceHandle:
     def _emit(self, previous: ServiceState) -> None:
         times = time.time(), time.monotonic()
         event = ServiceEvent(self.name, self._state, previous, self._reason, *times, self.pid)
+        service_event(event)
+        if self._observer:
+            self._observer.event(event)
         self._family.emit(event)
 
     def notify(self) -> None:
@@ -366,6 +372,8 @@ class ServiceHandle:
     def _end(self) -> None:
         """It has no task any more."""
         self._run, self._waiting = None, False
+        if self._observer:
+            self._observer.close()
         self.idle.set()
         if not self._family.intends(self):
             failure = (
@@ -407,6 +415,9 @@ class ServiceHandle:
         ending = await self._run.live()
         self._last = self._run.result or self._last
         run, self._run = self._run, None
+        if self._observer:
+            clean = not self.wanted or self.service.policy.clean(ending)
+            self._observer.ended(run, ending, clean=clean)
         if self.wanted:
             return await self._go_on_after(ending, run)
         steps = run.result.escalation if run.result else ()
@@ -414,17 +425,20 @@ class ServiceHandle:
         return self._be_stopped("stopped by SIGKILL" if killed else "stopped")
 
     def _make_run(self) -> Run | Accepting:
+        observer = self._observer = observed_run(self.service, self.spec, self._observer)
+        spec = observer.spec if observer else self.spec
         if self.service.accept:
-            return Accepting(self.service, self.spec, self.sockets, self.enter)
+            return Accepting(self.service, spec, self.sockets, self.enter)
         return Run(
             self.service,
-            self.spec,
+            spec,
             notices=self._notices,
             listening=list(zip(self.sockets.names, self.sockets.fds, strict=True)),
             store=self._store,
             tell=self.enter,
             on_health=self.on_health,
             on_status=self.notify,
+            observer=observer,
         )
 
     async def _wait_for_connection(self) -> bool:

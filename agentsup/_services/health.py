@@ -25,6 +25,7 @@ async def watch(
     on_unhealthy: Callable[[HealthCheck, str], None],
     on_ready: Callable[[bool, str], None],
     log: Callable[[str], object],
+    on_failed: Callable[[HealthCheck, str, int], object] | None = None,
 ) -> None:
     """Make the checks of one process until cancelled.
 
@@ -35,6 +36,7 @@ async def watch(
         with, one without startup and readiness checks is ready, and any other is not.
     :param log: told of each failure that counts, up to the one that is for good, and of the first
         probe that passes after them.
+    :param on_failed: told of every failure that counts, why, and how many there are in a row.
     """
     rules = [HealthRule(check) for check in checks]
     ready = all(rule.ready for rule in rules)
@@ -66,6 +68,8 @@ async def watch(
             else:
                 rule.failed(time.monotonic(), reason)
                 news = f"{check} failed ({rule.failures} of {check.failures}): {reason}"
+            if on_failed and reason is not None and rule.failures:
+                on_failed(check, reason, rule.failures)
             if failed_before != rule.failures <= check.failures:
                 log(news)
             tell(rule, news)

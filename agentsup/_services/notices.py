@@ -38,6 +38,10 @@ class Listener(Protocol):
     def hook(self) -> Call | None:
         """Of the hook that runs just now."""
 
+    @property
+    def speaker(self) -> int | None:
+        """The main process, as long as it may have said something."""
+
     def complain(self, text: str) -> None: ...
     def on_message(self, message: Message) -> None: ...
     def store(self, name: str, fds: list[int], *, poll: bool) -> None: ...
@@ -104,7 +108,7 @@ class Notices:
         if pid <= 0:
             return False
         call, hook = listener.call, listener.hook
-        if call and pid == _main_pid(call):
+        if call and pid in (listener.speaker, call.voice):
             return True
         if self._access == "main":
             return False
@@ -118,11 +122,6 @@ class Notices:
 
 def _calls(listener: Listener) -> list[Call]:
     return [call for call in (listener.call, listener.hook) if call and not call.finished]
-
-
-def _main_pid(call: Call) -> int | None:
-    """None once the first one has ended: its number may be another's."""
-    return call.followed[0] or (call.pid if call.rule.ended_at is None else None)
 
 
 def variables(notices: Notices | None, watchdog: float | None) -> dict[bytes, bytes | None]:

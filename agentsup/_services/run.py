@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 
     from .._calls.spec import Spec
     from .._rules.notify import Message
+    from .._telemetry import RunObserver
     from .._values.health import HealthCheck
     from .._values.restart import Ending
     from .._values.result import Result
@@ -69,6 +70,7 @@ class Run:
         tell: Callable[[ServiceState, str], None],
         on_health: Callable[[bool, str], None],
         on_status: Callable[[], None],
+        observer: RunObserver | None = None,
     ) -> None:
         self.service = service
         self.call: Call | None = None
@@ -87,6 +89,7 @@ class Run:
         self._tell = tell
         self._on_health = on_health
         self._on_status = on_status
+        self._observer = observer
         self._side = Side(spec, self._side_variables, self._listen_to)
         self._bound = Bound()
         self._startup = Startup(service, self._bound, self._side.run)
@@ -137,6 +140,7 @@ class Run:
     async def _spawn(self) -> None:
         spec = self._startup.prepare(self._complete())
         call = Call(spec, eager=True)
+        call.observer = self._observer
         call.rule.expect_beats(0.0, None)  # not before it is ready
         call.on_change = self._on_change
         if self._notices:
@@ -286,7 +290,12 @@ class Run:
                 on_unhealthy=unhealthy,
                 on_ready=self._on_health,
                 log=self.complain,
+                on_failed=self._on_check_failed,
             )
+
+    def _on_check_failed(self, check: HealthCheck, reason: str, failures: int) -> None:
+        if self._observer:
+            self._observer.health_failed(check, reason, failures)
 
     # --- ending it ----------------------------------------------------------------------------
 
@@ -359,6 +368,10 @@ class Run:
     @property
     def hook(self) -> Call | None:
         return self._side.hook
+
+    @property
+    def speaker(self) -> int | None:
+        return self._main.speaker if self._main else None
 
     def _listen_to(self, hook: Call) -> None:
         if self._notices:

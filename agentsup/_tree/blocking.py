@@ -11,10 +11,11 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from .._calls import blocking
-from .._calls.spec import PIPE, make_spec
+from .._calls.spec import PIPE, call_spec
 from .._errors import SupervisorClosed
 from .._levels import AUTO, choose
 from .._platform import require_platform
+from .._telemetry import observed
 from .._values.number import whole
 from .._values.result import Containment
 
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self, Unpack
 
-    from .._calls.spec import CallOptions, Spec
+    from .._calls.spec import CallOptions, MakeHold, Spec
     from .._values.command import CommandLike
     from .._values.result import Result
 
@@ -49,6 +50,7 @@ class SyncSupervisor:
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
         self._level = choose(containment)
+        self._make_hold: MakeHold | None = None
         self._turns = _Turns(limit) if limit is not None else None
         self._changed = threading.Condition()
         self._calls = 0
@@ -84,18 +86,21 @@ class SyncSupervisor:
         ``stdin`` cannot be an async iterable here, and ``leftovers`` cannot be ``"adopt"``.
         KeyboardInterrupt stops the tree and reaps it before it goes on.
         """
-        spec = _blocking_spec(command, options, self._level)
+        spec = _blocking_spec(command, options, self._level, self._make_hold)
         with self._counted():
             call = Call(spec)
-            if self._turns is None:
-                result = blocking.run(call, self._closing)
-            else:
-                queued_at = time.monotonic()
-                with self._turns:
-                    call.queued = time.monotonic() - queued_at
-                    self._check_open()
-                    result = blocking.run(call, self._closing)
+            with observed(call):
+                result = self._run(call)
         return result.check() if check else result
+
+    def _run(self, call: Call) -> Result:
+        if self._turns is None:
+            return blocking.run(call, self._closing)
+        queued_at = time.monotonic()
+        with self._turns:
+            call.queued = time.monotonic() - queued_at
+            self._check_open()
+            return blocking.run(call, self._closing)
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None]:
@@ -158,12 +163,19 @@ def run_sync(
     """Run ``command`` without an event loop; takes and raises what :meth:`SyncSupervisor.run`
     does."""
     require_platform(AUTO)
-    result = blocking.run(Call(_blocking_spec(command, options)))
+    call = Call(_blocking_spec(command, options))
+    with observed(call):
+        result = blocking.run(call)
     return result.check() if check else result
 
 
-def _blocking_spec(command: CommandLike, options: CallOptions, level: Containment = AUTO) -> Spec:
-    spec = make_spec(command, options, level)
+def _blocking_spec(
+    command: CommandLike,
+    options: CallOptions,
+    level: Containment = AUTO,
+    make_hold: MakeHold | None = None,
+) -> Spec:
+    spec = call_spec(command, options, level, make_hold)
     if spec.stdin is PIPE or hasattr(spec.stdin, "__aiter__"):
         raise TypeError("stdin must be bytes, an open file or a descriptor without an event loop")
     if spec.terms.adopt:

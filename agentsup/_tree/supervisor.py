@@ -12,12 +12,13 @@ from attrs import evolve, field, frozen
 
 from .._calls import on_loop
 from .._calls.process import Process
-from .._calls.spec import PIPE, make_spec
+from .._calls.spec import PIPE, call_spec, make_spec
 from .._errors import SupervisorClosed
 from .._levels import AUTO, choose
 from .._levels.hold import text
 from .._platform import require_platform
 from .._shielded import to_the_end
+from .._telemetry import observed
 from .._values.number import whole
 from .._values.result import Containment, Outcome
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from anyio.abc import TaskGroup
 
-    from .._calls.spec import CallOptions, Spec
+    from .._calls.spec import CallOptions, MakeHold, Spec
     from .._services.events import EventStream
     from .._services.family import Family, FamilyOptions
     from .._services.handle import ServiceHandle
@@ -101,6 +102,7 @@ class Supervisor:
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
         self._level = choose(containment)
+        self._make_hold: MakeHold | None = None
         self._limit = limit
         self._options = options
         self._family: Family | None = None
@@ -211,7 +213,7 @@ class Supervisor:
         :raises KeeperLost: the keeper died; what it had started was killed.
         :raises SupervisorClosed: the block has been left.
         """
-        spec = make_spec(command, options, self._level)
+        spec = call_spec(command, options, self._level, self._make_hold)
         if spec.stdin is PIPE:
             raise ValueError("stdin=PIPE is for open(); run() takes bytes, a file or an iterable")
         if hasattr(spec.stdin, "__aiter__"):
@@ -221,6 +223,9 @@ class Supervisor:
         else:
             result = await self._run(Call(spec))
         return result.check() if check else result
+
+    def _make_spec(self, command: CommandLike, options: CallOptions) -> Spec:
+        return make_spec(command, options, self._level, self._make_hold)
 
     async def _run(self, call: Call) -> Result:
         async with self._turn(call):
@@ -239,7 +244,7 @@ class Supervisor:
         Takes what :meth:`run` takes, and ``stdin=agentsup.PIPE``. Leaving the block stops the
         tree. Time limits and escalation run in the background, whatever the block does.
         """
-        spec = make_spec(command, options, self._level)
+        spec = call_spec(command, options, self._level, self._make_hold)
         if hasattr(spec.stdin, "__aiter__"):
             raise ValueError("stdin of open() is bytes, a file or agentsup.PIPE; send to a PIPE")
         async with self._opened(spec) as process:
@@ -328,6 +333,7 @@ class Supervisor:
         if name in self._children:
             raise ValueError(f"name: there is a supervisor {name!r} already")
         child = Supervisor(max_concurrency=max_concurrency, containment=self._level, **options)
+        child._make_hold = self._make_hold
         child._parent = self, name
         self._children[name] = child
         try:
@@ -355,7 +361,7 @@ class Supervisor:
             from .._services.family import Family
 
             self._family = Family(
-                self._level,
+                self._make_spec,
                 self._options,
                 fail=self._fail,
                 shut_down=self._leave,
@@ -402,22 +408,23 @@ class Supervisor:
     async def _turn(self, call: Call) -> AsyncGenerator[None]:
         """Own ``call`` for the time of the block, which begins when it is its turn."""
         self._check_open()
-        if self._turns is not None:
-            queued_at = anyio.current_time()
-            await self._turns.acquire()
-            call.queued = anyio.current_time() - queued_at
-        try:
-            self._check_open()
-            over = self._calls[call] = anyio.Event()
-            try:
-                yield
-            finally:
-                if not call.rule.adopting:
-                    self._calls.pop(call, None)
-                    over.set()
-        finally:
+        with observed(call):
             if self._turns is not None:
-                self._turns.release()
+                queued_at = anyio.current_time()
+                await self._turns.acquire()
+                call.queued = anyio.current_time() - queued_at
+            try:
+                self._check_open()
+                over = self._calls[call] = anyio.Event()
+                try:
+                    yield
+                finally:
+                    if not call.rule.adopting:
+                        self._calls.pop(call, None)
+                        over.set()
+            finally:
+                if self._turns is not None:
+                    self._turns.release()
 
     def _adopt(self, call: Call) -> None:
         assert self._tasks
@@ -476,12 +483,14 @@ async def run(
     that could hold what is adopted.
     """
     require_platform(AUTO)
-    spec = make_spec(command, options)
+    spec = call_spec(command, options)
     refuse_adoption(spec)
     if hasattr(spec.stdin, "__aiter__") or spec.stdin is PIPE:
         async with Supervisor() as supervisor:
             return await supervisor.run(command, check=check, **options)
-    result = await on_loop.run(Call(spec))
+    call = Call(spec)
+    with observed(call):
+        result = await on_loop.run(call)
     return result.check() if check else result
 
 

@@ -176,7 +176,8 @@ class Tree:
         try:
             await self.saved()
         except OSError as error:
-            _log.warning("the tree of services is not saved: %s", error)
+            extra = {"error": str(error), "errno": error.errno}
+            _log.warning("the tree of services is not saved: %s", error, extra=extra)
         finally:
             self._saving = False
 
