@@ -16,6 +16,7 @@ Numbers with a decimal point are times, and are not compared.
 from __future__ import annotations
 
 import itertools
+import logging
 import os
 import re
 import subprocess
@@ -92,6 +93,18 @@ def without_times(text: str) -> str:
     return re.sub(r"\d+\.\d+", "#.#", text).strip()
 
 
+@pytest.fixture(autouse=True)
+def no_handler_stays() -> Iterator[None]:
+    """What an example does to the logging ends with it."""
+    log = logging.getLogger("agentsup")
+    handlers, level = list(log.handlers), log.level
+    yield
+    log.setLevel(level)
+    for handler in set(log.handlers) - set(handlers):
+        log.removeHandler(handler)
+        handler.close()
+
+
 @pytest.mark.parametrize(("block", "loop"), list(python_examples()))
 def test_python(
     block: Block,
@@ -109,7 +122,7 @@ def test_python(
             return run_with_anyio(main, *args, backend=name, backend_options=options)
 
         monkeypatch.setattr(anyio, "run", run)
-    if "import pytest" in block.source:
+    if "\ndef test_" in block.source or "import pytest" in block.source:
         return run_pytest(block.source, tmp_path)
     # As many lines down as on its page, for tracebacks.
     code = compile("\n" * (block.line - 1) + block.source, block.page, "exec", dont_inherit=True)
@@ -122,7 +135,7 @@ def test_python(
 
 def run_pytest(source: str, folder: Path) -> None:
     (folder / "test_example.py").write_text(source)
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_example.py"]
+    command = [sys.executable, "-m", "pytest", "-q", "test_example.py"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
 

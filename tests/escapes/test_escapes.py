@@ -16,10 +16,13 @@ import stage
 from cells import BASELINE, ENDS, HERE, LEVELS, PROGRAMS, Cell, description
 from expected import EXPECTED, expectation
 
-pytestmark = pytest.mark.skipif(
-    sys.platform != "linux" or not shutil.which(os.environ.get("CC", "cc")),
-    reason="the programs are Linux's, and need a C compiler",
-)
+pytestmark = [
+    pytest.mark.agentsup_leaks(False),
+    pytest.mark.skipif(
+        sys.platform != "linux" or not shutil.which(os.environ.get("CC", "cc")),
+        reason="the programs are Linux's, and need a C compiler",
+    ),
+]
 PAGE = HERE.parent.parent / "docs" / "containment.md"
 
 
