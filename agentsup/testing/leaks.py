@@ -288,7 +288,7 @@ class Detector:
             if pid in servants or process is None or process.start_time != start:
                 continue
             if not process.zombie:
-                if not self._is_of_another(pid):
+                if not self._is_of_another(process):
                     yield self._process(process)
             elif self._origins.is_child(pid) or pid in _multiprocessing():
                 origin = self._origins.of_process(process)
@@ -300,10 +300,13 @@ class Detector:
         """It starts processes without a word to Python, and waits for them."""
         return self._had_uvloop and any(it.endswith("[eventpoll]") for _, it in self.before.fds)
 
-    def _is_of_another(self, pid: int) -> bool:
-        """Whether it is an orphan of a process that was there before the test."""
+    def _is_of_another(self, process: ProcessInfo) -> bool:
+        """Whether it is an orphan of a process that was there before the test, or may be another
+        thread's."""
+        if self._origins.of_process(process) is None and self._origins.may_be_older(process):
+            return True
         try:
-            group, session = os.getpgid(pid), os.getsid(pid)
+            group, session = os.getpgid(process.pid), os.getsid(process.pid)
         except OSError:
             return True  # it has just ended
         others = {before for before, _ in self.before.processes | self.before.tools}

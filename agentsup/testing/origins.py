@@ -37,6 +37,7 @@ _DEPTH = 80  # frames that are looked at
 _SHOWN = 4  # frames that are told
 _KEPT = 512  # events of a kind, the newest
 _TICK = 0.01  # seconds: how exactly the kernel tells when a process was started
+_ABOUT = 1.0  # seconds from an event to what comes of it, on a busy machine
 _FORKED = 1024  # slots for the pids of forks
 
 # Code that is between a test and what it calls, and says nothing about who it was.
@@ -92,6 +93,7 @@ class Origins:
     def __init__(self) -> None:
         self._thread = threading.get_ident()
         self._others = {thread.ident for thread in threading.enumerate()} - {self._thread}
+        self._began = _now()
         self._spawns: deque[Origin] = deque(maxlen=_KEPT)
         self._popens: deque[tuple[weakref.ref[subprocess.Popen[Any]], Origin]] = deque(maxlen=_KEPT)
         self._threads: deque[tuple[weakref.ref[threading.Thread], Origin]] = deque(maxlen=_KEPT)
@@ -137,6 +139,12 @@ class Origins:
         found = next(reversed(same or before), None)
         return found and evolve(found, guessed=not same and len(before) > 1)
 
+    def may_be_older(self, process: ProcessInfo) -> bool:
+        """Another thread may have been about to start it when this began to listen."""
+        from .._linux.keeper import CLOCK_TICKS
+
+        return bool(self._others) and process.start_time / CLOCK_TICKS < self._began + _ABOUT
+
     def _living_popens(self) -> Iterator[tuple[subprocess.Popen[Any], Origin]]:
         for reference, origin in tuple(self._popens):
             # Its pid is there after the start, which may have failed.
@@ -176,8 +184,7 @@ class Origins:
         while frame is not None and len(found) < _DEPTH:
             found.append((frame.f_code, frame.f_lineno))
             frame = frame.f_back
-        now = time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0.0
-        return Origin(_words(argv), found, threading.get_ident() in self._others, now)
+        return Origin(_words(argv), found, threading.get_ident() in self._others, _now())
 
     def on_popen(self, args: tuple[Any, ...]) -> None:
         origin = self._origin([args[1]] if isinstance(args[1], str | bytes) else args[1])
@@ -221,6 +228,10 @@ class Origins:
         """In the child: for the parent to know it by."""
         pid = os.getpid()
         struct.pack_into("i", self._forked, pid % _FORKED * 4, pid)
+
+
+def _now() -> float:
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if sys.platform == "linux" else 0.0
 
 
 def _caller(frame: FrameType | None, levels: int) -> FrameType | None:
