@@ -123,5 +123,5 @@ def bench(session: nox.Session) -> None:
 @nox.session
 def docs(session: nox.Session) -> None:
     """Build the documentation; a warning is an error."""
-    session.install(".", *group("docs"))
+    session.install(".[testing]", *group("docs"))
     session.run("sphinx-build", "--fresh-env", "--fail-on-warning", "docs", "docs/_build")
