@@ -82,14 +82,15 @@ def run_as_nobody(session: nox.Session, *command: str) -> None:
     if python is None:
         session.skip("nobody can run none of the Pythons in $PATH")
 
-    with tempfile.TemporaryDirectory() as home:
+    # Apart, for pytest looks above a folder for its configuration.
+    with tempfile.TemporaryDirectory() as home, tempfile.TemporaryDirectory() as tmp:
         scripts = f"{home}/venv/bin"
         run = functools.partial(session.run, external=True)
         run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
         run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
         run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
-        run("chown", "-R", "65534:65534", home)
-        env = ["-i", f"HOME={home}", f"TMPDIR={home}", f"PATH={scripts}:{os.defpath}"]
+        run("chown", "-R", "65534:65534", home, tmp)
+        env = ["-i", f"HOME={home}", f"TMPDIR={tmp}", f"PATH={scripts}:{os.defpath}"]
         env += [f"{name}={value}" for name, value in os.environ.items() if "AGENTSUP_" in name]
         with session.chdir(home):
             run(*as_nobody, *env, *command)
