@@ -317,3 +317,45 @@ async def test_keyboard_interrupt_in_a_callback(marker):
     assert last_partial(caught.value).stdout.text == "on\n"
     with contextlib.suppress(KeyboardInterrupt):
         assert sys.exc_info() == (None, None, None)
+
+
+DOORS = {
+    "run": lambda sup, command: agentsup.run(command, grace=0.3),
+    "a supervisor's run": lambda sup, command: sup.run(command, grace=0.3),
+    "open": lambda sup, command: until_the_end(sup, command),
+    "a supervisor": lambda sup, command: in_a_supervisor_of_its_own(command),
+    "a service": lambda sup, command: as_a_service(command),
+}
+
+
+async def until_the_end(sup, command):
+    async with sup.open(command, grace=0.3) as process:
+        await process.wait()
+
+
+async def in_a_supervisor_of_its_own(command):
+    async with agentsup.Supervisor() as sup:
+        await sup.run(command, grace=0.3)
+
+
+async def as_a_service(command):
+    async with agentsup.Supervisor() as sup:
+        await sup.start(agentsup.Service("stubborn", command, grace=0.3))
+        await anyio.sleep_forever()
+
+
+@pytest.mark.usefixtures("only_asyncio")
+@pytest.mark.parametrize("door", DOORS.values(), ids=DOORS)
+async def test_by_way_of_a_future_in_each_cycle_of_the_loop(marker, eventually, door):
+    """So anyio cancels, again and again; behind a gather it is nobody's shield that could help."""
+    async with agentsup.Supervisor() as sup:
+
+        async def call():
+            await asyncio.gather(door(sup, stubborn(marker)))
+
+        with anyio.fail_after(60):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(call)
+                await eventually(lambda: len(marker.pids()) >= 3)
+                tasks.cancel_scope.cancel()
+        assert not marker.pids()
