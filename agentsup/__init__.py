@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from ._services.handle import ServiceHandle
     from ._tool_call import ToolCall, tool_call
     from ._tree.blocking import SyncSupervisor, run_sync
+    from ._tree.job import Job
     from ._tree.supervisor import Node, Supervisor, run
     from ._values.command import Command, shell
     from ._values.escalation import CLOSE_STDIN, Escalation, Step
@@ -79,6 +80,7 @@ __all__ = [
     "Hook",
     "HttpProbe",
     "InputStream",
+    "Job",
     "KeeperLost",
     "LedgerCorrupt",
     "Leftover",
@@ -150,6 +152,7 @@ _MODULES = {
     "_services.handle": ["ServiceHandle"],
     "_tool_call": ["ToolCall", "tool_call"],
     "_tree.blocking": ["SyncSupervisor", "run_sync"],
+    "_tree.job": ["Job"],
     "_tree.supervisor": ["Node", "Supervisor", "run"],
     "_values.command": ["Command", "shell"],
     "_values.escalation": ["CLOSE_STDIN", "Escalation", "Step"],

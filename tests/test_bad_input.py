@@ -194,8 +194,8 @@ ENVIRONMENTS = [
     Case(f"{name}: {id}", error, f"^{name}{says}", {name: value})
     for name in ("env", "extend_env")
     for id, error, says, value in [
-        ("a list", TypeError, " must be a mapping, not list", ["A=1"]),
-        ("a str", TypeError, " must be a mapping, not str", "A=1"),
+        ("a list", TypeError, " must be a mapping( or .minimal.)?, not list", ["A=1"]),
+        ("a str", TypeError, " must be a mapping( or .minimal.)?, not str", "A=1"),
         ("an int for a value", TypeError, r"\['A'\] must be a str, not 1", {"A": 1}),
         ("None for a value", TypeError, r"\['A'\] must be a str, not None", {"A": None}),
         ("an int for a name", TypeError, r"\[1\] must be a str", {1: "A"}),

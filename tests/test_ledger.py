@@ -349,7 +349,8 @@ async def test_a_tool_call_is_a_step(path: Path, tmp_path: Path) -> None:
     command = agentsup.shell(script)
     async with agentsup.Supervisor() as sup, Ledger(path) as ledger:
         first = await ledger.run_tool(sup, command, cwd=tmp_path, timeout=60)
-        again = await ledger.run_tool(sup, command, cwd=tmp_path, timeout=50)
+        secrets = {"KEY": "s3cr3t-key"}
+        again = await ledger.run_tool(sup, command, cwd=tmp_path, timeout=50, secrets=secrets)
         assert again == first
         assert again.stderr.head + again.stderr.tail == b"\xff\0"
         assert (tmp_path / "runs").read_text() == "x\n"
@@ -360,9 +361,10 @@ async def test_a_tool_call_is_a_step(path: Path, tmp_path: Path) -> None:
         with pytest.raises(agentsup.ToolFailed, match="killed by SIGKILL"):
             await ledger.run_tool(sup, command, cwd=tmp_path, check=True)
         assert (tmp_path / "runs").read_text() == "x\n"
-        for options in ({"name": "named"}, {"extend_env": {"A": "b"}}, {"stdin": b"x"}):
+        more = {"extend_env": {"A": "b"}}, {"stdin": b"x"}, {"env": "minimal"}
+        for options in ({"name": "named"}, *more):
             await ledger.run_tool(sup, command, cwd=tmp_path, **options)  # type: ignore[call-overload]
-        assert (tmp_path / "runs").read_text() == "x\n" * 4
+        assert (tmp_path / "runs").read_text() == "x\n" * 5
         with pytest.raises(TypeError, match="stdin is not bytes needs a key="):
             await ledger.run_tool(sup, ["cat"], stdin=0)
 

@@ -501,3 +501,27 @@ def test_only_an_answer_that_was_asked_for_is_timed(
 ) -> None:
     agentsup.run_sync(["sleep", "1.2"])  # after a second, run() asks whether it has started
     assert "keeper.round_trip" not in measured()
+
+
+@pytest.mark.anyio
+async def test_a_job_in_the_background(spans: Trace) -> None:
+    async with agentsup.Supervisor() as sup:
+        job = await sup.background(["sh", "-c", "echo $TRACEPARENT; exit 3"])
+        await job.wait()
+        printed = job.read_new()
+    span = spans.only
+    assert span.name == "execute_tool sh"
+    assert span.attributes
+    assert span.attributes[names.PROCESS_EXIT_CODE] == 3
+    assert printed == f"{traceparent(span)}\n"
+
+
+@pytest.mark.anyio
+async def test_a_job_that_cannot_be_started(spans: Trace, tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("no program")
+    program.chmod(0o755)
+    async with agentsup.Supervisor() as sup:
+        with pytest.raises(agentsup.SpawnError):
+            await sup.background([program])
+    assert spans.only.status.status_code is StatusCode.ERROR

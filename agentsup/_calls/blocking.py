@@ -22,8 +22,7 @@ def run(call: Call, closing: int = -1) -> Result:
     try:
         if call.ask is not None:
             raise TypeError("heartbeat: a CallableHeartbeat takes an event loop: use agentsup.run")
-        while not call.send():
-            _wait_for_room(call.keeper_fd())
+        send(call)
         if closing >= 0:
             call.stop_when_readable(closing)
         try:
@@ -45,10 +44,13 @@ def _drive(call: Call) -> None:
         call.step(None)
 
 
-def _wait_for_room(fd: int) -> None:
-    try:
-        poll = select.poll()
-        poll.register(fd, select.POLLOUT)
-        poll.poll()
-    finally:
-        os.close(fd)
+def send(call: Call) -> None:
+    """Have it started, as soon as there is room for the request."""
+    while not call.send():
+        fd = call.keeper_fd()
+        try:
+            poll = select.poll()
+            poll.register(fd, select.POLLOUT)
+            poll.poll()
+        finally:
+            os.close(fd)

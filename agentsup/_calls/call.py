@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 from .._errors import AgentsupError, KeeperLost, SpawnError
 from .._levels.hold import Epoll, Hold, News, Timer, text
 from .._rules.call import CallRule, Do, RunCommand, SendSignal
+from .._rules.secrets import mask_leftovers, mask_result
 from .._values.command import Command
 from .._values.result import Containment, Leftover, Outcome, Result, TakenStep
 from .capture import Capture, UntilItRaises
@@ -320,6 +321,10 @@ class Call:
         """Another process that may speak for the main one."""
         return self._hold.voice
 
+    def members(self) -> list[int]:
+        """Who is of the tree now, the main process included; zombies may be among them."""
+        return self._hold.members()
+
     def signal_main(self, number: int) -> None:
         """Signal the main process, or in its place the one that is followed.
 
@@ -521,13 +526,16 @@ class Call:
             adopted=self.adopted(),
             limits_reached=hold.limits_reached,
         )
+        if self.spec.secrets:
+            result = mask_result(result, self.spec.secrets)
         if self.finished and not self.readers and self._pre_stop is None:
             self._result = result  # there is nothing more to come
         return result
 
     def adopted(self) -> tuple[Leftover, ...]:
         """What runs on of it now, if it left anything for adoption."""
-        return self._hold.adopted() if self.rule.adopting else ()
+        adopted = self._hold.adopted() if self.rule.adopting else ()
+        return mask_leftovers(adopted, self.spec.secrets) if self.spec.secrets else adopted
 
     def _own_outcome(self, number: int | None) -> Outcome:
         """How a main process ended that nobody stopped."""

@@ -74,6 +74,15 @@ def check_directory(name: str, path: bytes, mode: int = os.X_OK) -> None:
         raise SpawnError(errno.EACCES, f"{name}: no permission to {use} the directory", shown)
 
 
+def confine(cwd: bytes, workspace: bytes) -> bytes:
+    """``cwd``, from within the workspace, without links; ValueError if it is outside of it."""
+    found = os.path.realpath(os.path.join(workspace, cwd))
+    if os.path.commonpath([found, workspace]) != workspace:
+        shown = os.fsdecode(found), os.fsdecode(workspace)
+        raise ValueError("cwd: {} is outside of the workspace, {}".format(*shown))
+    return found
+
+
 def explain(error: int, step: str, program: bytes, cwd: bytes) -> SpawnError:
     """The keeper's report of a failed start, in words."""
     name = os.fsdecode(program)

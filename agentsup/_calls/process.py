@@ -58,7 +58,8 @@ class OutputStream(ByteReceiveStream):
 
     def wake(self) -> None:
         """The stream may have ended."""
-        self._news.set()
+        if self._reader not in self._call.readers:
+            self._news.set()
 
     async def receive(self, max_bytes: int = 65536) -> bytes:
         """The next bytes, at least one; :exc:`anyio.EndOfStream` when there are no more."""
@@ -128,7 +129,7 @@ class Process:
         #: The pipe to its standard input with ``stdin=PIPE``, else None.
         self.stdin: InputStream | None = InputStream(call) if call.stdin_fd >= 0 else None
         streams = [
-            OutputStream(call, reader, may_lose=index > 0)
+            OutputStream(call, reader, may_lose=index > 0 and not call.spec.stderr_waits)
             for index, reader in enumerate(call.readers)
         ]
         self._streams = streams

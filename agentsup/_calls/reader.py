@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import struct
+import termios
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -57,8 +59,8 @@ class Reader:
             _buffers.append(buffer)
 
     def read_rest(self) -> None:
-        """Take in what is in the pipe now, which is no more than it holds."""
-        left = PIPE_SIZE
+        """Take in what is in the pipe now, however much a tool has made it hold."""
+        (left,) = struct.unpack("i", fcntl.ioctl(self.fd, termios.FIONREAD, bytes(4)))
         while left > 0 and (size := self.read()):
             left -= size
 

@@ -14,6 +14,7 @@ from .._errors import SpawnError
 from .._levels import AUTO
 from .._levels import level as level_of
 from .._rules.call import Terms
+from .._rules.secrets import SHORTEST, hidden_parts
 from .._telemetry import refused
 from .._values.command import Command, encode_argv
 from .._values.escalation import Escalation, Step
@@ -22,7 +23,7 @@ from .._values.number import seconds
 from .._values.output import OutputPolicy
 from .._values.result import Containment
 from .limits import level_for, limit_steps
-from .lookup import check_directory, find_program
+from .lookup import check_directory, confine, find_program
 from .privileges import privilege_steps
 
 if TYPE_CHECKING:
@@ -47,6 +48,22 @@ class _Pipe:
 PIPE = _Pipe()
 
 Environment: TypeAlias = "Mapping[str, str] | Mapping[bytes, bytes]"
+BaseEnvironment: TypeAlias = "Environment | Literal['minimal'] | None"
+#: What ``env="minimal"`` leaves of this process's environment, and all locale categories.
+MINIMAL = frozenset(
+    {
+        b"HOME",
+        b"LANG",
+        b"LANGUAGE",
+        b"LOGNAME",
+        b"PATH",
+        b"SHELL",
+        b"TERM",
+        b"TMPDIR",
+        b"TZ",
+        b"USER",
+    }
+)
 Stdin: TypeAlias = "bytes | bytearray | int | HasFileno | AsyncIterable[bytes] | _Pipe | None"
 MakeHold: TypeAlias = "Callable[[Call], Hold]"
 
@@ -61,8 +78,9 @@ class CallOptions(TypedDict, total=False):
     escalation: Escalation | None
     stdin: Stdin
     cwd: str | bytes | os.PathLike[str] | None
-    env: Environment | None
+    env: BaseEnvironment
     extend_env: Environment | None
+    secrets: Mapping[str, str] | None
     limits: Limits | None
     output: OutputPolicy | None
     user: str | int | None
@@ -95,6 +113,10 @@ class Spec:
     passed: tuple[tuple[int, int], ...] = ()
     #: What holds its tree, in the place of what its level says; it need not be a real program then.
     make_hold: MakeHold | None = None
+    #: Are masked in what it has printed.
+    secrets: tuple[bytes, ...] = ()
+    #: Its stderr is read: nothing of that is lost, and it waits instead.
+    stderr_waits: bool = False
 
 
 _OPTIONS = frozenset(CallOptions.__annotations__)
@@ -107,11 +129,12 @@ def make_spec(
     options: CallOptions,
     level: Containment = AUTO,
     make_hold: MakeHold | None = None,
+    workspace: bytes | None = None,
 ) -> Spec:
     """Check everything; raise TypeError, ValueError or SpawnError, naming the argument."""
     if not options.keys() <= _OPTIONS:
         raise TypeError(f"unknown argument {min(options.keys() - _OPTIONS)!r}")
-    return _make_spec(command, level, make_hold, **options)
+    return _make_spec(command, level, make_hold, workspace, **options)
 
 
 def call_spec(
@@ -119,10 +142,11 @@ def call_spec(
     options: CallOptions,
     level: Containment = AUTO,
     make_hold: MakeHold | None = None,
+    workspace: bytes | None = None,
 ) -> Spec:
     """The same, of a call: whoever observes calls is told of one that is refused."""
     try:
-        return make_spec(command, options, level, make_hold)
+        return make_spec(command, options, level, make_hold, workspace)
     except SpawnError as error:
         argv = encode_argv(command)
         refused(argv, options.get("name") or _base_name(argv), error)
@@ -133,6 +157,7 @@ def _make_spec(
     command: CommandLike,
     level: Containment,
     make_hold: MakeHold | None,
+    workspace: bytes | None,
     timeout: float | None = None,
     idle_timeout: float | None = None,
     heartbeat: Heartbeat | None = None,
@@ -140,8 +165,9 @@ def _make_spec(
     escalation: Escalation | None = None,
     stdin: Stdin = None,
     cwd: str | bytes | os.PathLike[str] | None = None,
-    env: Environment | None = None,
+    env: BaseEnvironment = None,
     extend_env: Environment | None = None,
+    secrets: Mapping[str, str] | None = None,
     limits: Limits | None = None,
     output: OutputPolicy | None = None,
     user: str | int | None = None,
@@ -154,11 +180,18 @@ def _make_spec(
     name: str | None = None,
 ) -> Spec:
     argv = encode_argv(command)
-    directory = b"."
+    directory = workspace or b"."
     if cwd is not None:
         directory = _encode_path("cwd", cwd)
+        if workspace is not None:
+            directory = confine(directory, workspace)
         check_directory("cwd", directory)
     path, block = _environment(env, extend_env)
+    hidden: tuple[bytes, ...] = ()
+    if secrets is not None:
+        variables = _encode_environment("secrets", secrets)
+        block = with_variables(block, variables)
+        hidden = _hidden(variables, argv)
     if leftovers not in ("kill", "adopt"):
         raise ValueError(f"leftovers must be 'kill' or 'adopt', not {leftovers!r}")
     policy = _instance("output", output, OutputPolicy) or _DEFAULT_OUTPUT
@@ -201,7 +234,17 @@ def _make_spec(
         containment=level,
         heartbeat=heartbeat,
         make_hold=make_hold,
+        secrets=hidden,
     )
+
+
+def find_workspace(path: str | bytes | os.PathLike[str] | None) -> bytes | None:
+    """The directory itself, without links."""
+    if path is None:
+        return None
+    found = os.path.realpath(_encode_path("workspace", path))
+    check_directory("workspace", found)
+    return found
 
 
 def with_variables(block: bytes, variables: Mapping[bytes, bytes | None]) -> bytes:
@@ -234,6 +277,7 @@ def side_spec(
         name=_base_name(argv),
         containment=min(of.containment, Containment.SUBREAPER),
         make_hold=of.make_hold,
+        secrets=of.secrets,
     )
 
 
@@ -277,12 +321,17 @@ def _escalation(escalation: Escalation | None, grace: float) -> Escalation:
 
 
 def _environment(
-    env: Environment | None, extend_env: Environment | None
+    env: BaseEnvironment, extend_env: Environment | None
 ) -> tuple[bytes | None, bytes]:
     """The child's PATH, and all of its environment as the keeper takes it."""
     if env is None and extend_env is None:
         return _own_environment()
-    variables = dict(os.environb) if env is None else _encode_environment("env", env)
+    if env is None:
+        variables = dict(os.environb)
+    elif env == "minimal":
+        variables = {name: os.environb[name] for name in filter(_is_minimal, os.environb)}
+    else:
+        variables = _encode_environment("env", env)
     if extend_env is not None:
         variables.update(_encode_environment("extend_env", extend_env))
     return variables.get(b"PATH"), _block(variables)
@@ -305,13 +354,18 @@ def _own_environment() -> tuple[bytes | None, bytes]:
     return path, block
 
 
+def _is_minimal(name: bytes) -> bool:
+    return name in MINIMAL or name.startswith(b"LC_")
+
+
 def _block(variables: Mapping[bytes, bytes]) -> bytes:
     return b"\0".join([name + b"=" + value for name, value in variables.items()])
 
 
 def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
     if not isinstance(env, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
-        raise TypeError(f"{name} must be a mapping, not {type(env).__name__}")
+        hint = " or 'minimal'" if name == "env" else ""
+        raise TypeError(f"{name} must be a mapping{hint}, not {type(env).__name__}")
     encoded: dict[bytes, bytes] = {}
     for key, value in env.items():
         try:
@@ -326,6 +380,24 @@ def _encode_environment(name: str, env: Environment) -> dict[bytes, bytes]:
             raise ValueError(f"{name}[{key!r}] holds a NUL byte")
         encoded[pair[0]] = pair[1]
     return encoded
+
+
+def _hidden(secrets: Mapping[bytes, bytes], argv: list[bytes]) -> tuple[bytes, ...]:
+    """What of them is to be masked."""
+    hidden: list[bytes] = []
+    for name, value in secrets.items():
+        shown = os.fsdecode(name)
+        parts = hidden_parts(value)
+        if not parts:
+            raise ValueError(f"secrets[{shown!r}] is shorter than {SHORTEST} bytes: no secret")
+        for index, word in enumerate(argv):
+            if any(part in word for part in parts):
+                raise ValueError(
+                    f"command[{index}] holds the secret {shown!r}, for everybody on this machine "
+                    "to see: have the program take it from that variable"
+                )
+        hidden += parts
+    return tuple(hidden)
 
 
 def _check_heartbeat(heartbeat: Heartbeat, cwd: bytes) -> float:

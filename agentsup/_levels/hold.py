@@ -122,6 +122,10 @@ class Hold:
     def give_up(self) -> None:
         """It is lost: do what can be done without hearing of it."""
 
+    def members(self) -> list[int]:
+        """Who is of the tree now; zombies may be among them."""
+        raise NotImplementedError
+
     def adopted(self) -> tuple[Leftover, ...]:
         """What of it lives on now."""
         return ()

@@ -224,12 +224,13 @@ class Kept(Hold):
             self.signal_main(signal.SIGKILL)
         lifeline.lose(self._keeper)
 
+    def members(self) -> list[int]:
+        return self._keeper.orphans(self._index) if self._keeper else []
+
     def adopted(self) -> tuple[Leftover, ...]:
-        if not self._keeper:
-            return ()
         return tuple(
             Leftover(pid, words(wire.command_line(pid)), Found.ORPHAN, killed=False)
-            for pid in self._keeper.orphans(self._index)
+            for pid in self.members()
         )
 
     def owns(self, pid: int) -> bool:

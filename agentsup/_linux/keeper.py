@@ -113,6 +113,7 @@ KILL_BOUND = 5.0  # seconds until a tree that will not die (state D, or not ours
 RESCAN = 0.02  # seconds between two looks at a tree that is being killed, if nothing happens
 LOOKS = 3  # for one process, which may be orphaned meanwhile
 WAVE_BOUND = 0.1  # seconds that one tree may keep the others waiting
+INFINITY = float("inf")
 
 # 32 and 33 belong to the C library.
 ALL_SIGNALS = [n for n in range(1, 65) if n not in (32, 33)]
@@ -146,6 +147,8 @@ class Call:
         self.exited = False
         self.killing = False
         self.kill_deadline = 0.0
+        self.linger = INFINITY  # seconds that others may outlive the main process
+        self.kill_at = INFINITY
         self.waves = 0
         # pid -> (how it was found, argv), the main process included
         self.killed: dict[int, tuple[int, bytes]] = {}
@@ -217,9 +220,12 @@ class Keeper:
                 return
 
     def patience(self) -> float | None:
-        if self.waiting and any(call.killing for call in self.waiting):
+        if not self.waiting:
+            return None
+        if any(call.killing for call in self.waiting):
             return RESCAN
-        return None
+        kill_at = min(call.kill_at for call in self.waiting)
+        return None if kill_at == INFINITY else max(kill_at - time.monotonic(), 0.0)
 
     def on_lifeline(self) -> bool:
         try:
@@ -313,6 +319,7 @@ class Keeper:
             if not whole:
                 raise SpawnFailed(EMFILE, "receive")
             request = Request.read(data, fds, self)
+            call.linger = request.linger
             request.enter(self.next_tag(call.index))
             self.start(call, request)
         except (SpawnFailed, MemoryError) as error:
@@ -478,12 +485,15 @@ class Keeper:
         flags = LIVE * live | (call.leaf.hits() if call.leaf else 0)
         self.tell(call, EXITED_BODY.pack(EXITED, call.main, call.index, *how, flags))
         if live:
+            call.kill_at = time.monotonic() + call.linger
             self.waiting.add(call)
         else:
             self.forget(call)
 
     def look_after_waiting(self) -> None:
         for call in list(self.waiting):
+            if time.monotonic() >= call.kill_at:
+                self.start_killing(call)
             if call.killing:
                 self.go_on_killing(call)
             elif not self.has_members(call):
@@ -657,6 +667,7 @@ class Request:
         self.group: str | None = None
         self.settings: list[str] = []
         self.namespace = False
+        self.linger = INFINITY
         self.options: list[list[str]] = []
         self.leaf: Leaf | None = None
         if options:
@@ -687,6 +698,8 @@ class Request:
                 self.settings.append(option[1])
             elif option[0] == "namespace":
                 self.namespace = True
+            elif option[0] == "linger":
+                self.linger = float(option[1])
             else:
                 self.options.append(option)
 

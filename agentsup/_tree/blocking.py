@@ -11,7 +11,7 @@ import time
 from typing import TYPE_CHECKING, Literal
 
 from .._calls import blocking
-from .._calls.spec import PIPE, call_spec
+from .._calls.spec import PIPE, call_spec, find_workspace
 from .._errors import SupervisorClosed
 from .._levels import AUTO, choose
 from .._platform import require_platform
@@ -39,7 +39,7 @@ class SyncSupervisor:
     threads have in flight, and waits until they are gone.
 
     :param max_concurrency: how many calls may run at a time; more of them wait in line.
-    :param containment: as for :class:`Supervisor`.
+    :param containment: as for :class:`Supervisor`, and ``workspace`` too.
     """
 
     def __init__(
@@ -47,10 +47,12 @@ class SyncSupervisor:
         *,
         max_concurrency: int | None = None,
         containment: Containment | Literal["auto"] = "auto",
+        workspace: str | bytes | os.PathLike[str] | None = None,
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
         self._level = choose(containment)
         self._make_hold: MakeHold | None = None
+        self._workspace = find_workspace(workspace)
         self._turns = _Turns(limit) if limit is not None else None
         self._changed = threading.Condition()
         self._calls = 0
@@ -86,7 +88,7 @@ class SyncSupervisor:
         ``stdin`` cannot be an async iterable here, and ``leftovers`` cannot be ``"adopt"``.
         KeyboardInterrupt stops the tree and reaps it before it goes on.
         """
-        spec = _blocking_spec(command, options, self._level, self._make_hold)
+        spec = self._make_spec(command, options)
         with self._counted():
             call = Call(spec)
             with observed(call):
@@ -101,6 +103,9 @@ class SyncSupervisor:
             call.queued = time.monotonic() - queued_at
             self._check_open()
             return blocking.run(call, self._closing)
+
+    def _make_spec(self, command: CommandLike, options: CallOptions) -> Spec:
+        return _blocking_spec(command, options, self._level, self._make_hold, self._workspace)
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None]:
@@ -174,8 +179,9 @@ def _blocking_spec(
     options: CallOptions,
     level: Containment = AUTO,
     make_hold: MakeHold | None = None,
+    workspace: bytes | None = None,
 ) -> Spec:
-    spec = call_spec(command, options, level, make_hold)
+    spec = call_spec(command, options, level, make_hold, workspace)
     if spec.stdin is PIPE or hasattr(spec.stdin, "__aiter__"):
         raise TypeError("stdin must be bytes, an open file or a descriptor without an event loop")
     if spec.terms.adopt:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
 import sys
+import types
 from typing import TYPE_CHECKING, Literal, Self, overload
 
 import anyio
@@ -12,21 +14,23 @@ from attrs import evolve, field, frozen
 
 from .._calls import on_loop
 from .._calls.process import Process
-from .._calls.spec import PIPE, call_spec, make_spec
+from .._calls.spec import PIPE, call_spec, find_workspace, make_spec
 from .._errors import SupervisorClosed
 from .._levels import AUTO, choose
 from .._levels.hold import text
 from .._platform import require_platform
 from .._shielded import to_the_end
 from .._telemetry import observed
+from .._values.heartbeat import CallableHeartbeat
 from .._values.number import whole
 from .._values.result import Containment, Outcome
+from .job import KEEP_LEAST, Job, Jobs
 
 if sys.platform != "win32":  # there this can be imported, and require_platform() says the rest
     from .._calls.call import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
     from types import TracebackType
     from typing import Unpack
 
@@ -47,9 +51,9 @@ class Node:
     """A line of :meth:`Supervisor.tree`."""
 
     name: str
-    #: ``"service"``, ``"supervisor"``, ``"call"``, or ``"adopted"`` for what a call left running
-    #: with ``leftovers="adopt"``.
-    kind: Literal["service", "supervisor", "call", "adopted"]
+    #: ``"service"``, ``"supervisor"``, ``"call"``, ``"job"``, or ``"adopted"`` for what a call left
+    #: running with ``leftovers="adopt"``.
+    kind: Literal["service", "supervisor", "call", "job", "adopted"]
     #: The main process, or None in the first second of a ``run``, and where none runs. Where
     #: something was adopted, it has ended.
     pid: int | None
@@ -81,6 +85,10 @@ class Supervisor:
         come first served. The time in line is ``result.queued`` and counts against no timeout.
     :param containment: the level to hold processes with, or ``"auto"`` for the strongest that
         costs nothing. A level that is not to be had is an error.
+    :param workspace: the directory that whatever it starts begins in, or in one below it: another
+        ``cwd`` is an error, and a relative one is relative to it. It is no sandbox: a program may
+        go elsewhere.
+    :param max_jobs: how many may run in the :meth:`background` at a time.
     :param strategy: which services restart when one of them has to: ``"one_for_one"``: that one;
         ``"one_for_all"``: all; ``"rest_for_one"``: that one and those started after it;
         ``"simple_one_for_one"``: that one, and all of them are made from ``template``. With the
@@ -98,6 +106,8 @@ class Supervisor:
         *,
         max_concurrency: int | None = None,
         containment: Containment | Literal["auto"] = "auto",
+        max_jobs: int | None = 64,
+        workspace: str | bytes | os.PathLike[str] | None = None,
         **options: Unpack[FamilyOptions],
     ) -> None:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
@@ -114,6 +124,8 @@ class Supervisor:
         self._tasks: TaskGroup | None = None
         self._scopes = contextlib.AsyncExitStack()
         self._open = False
+        self._workspace = find_workspace(workspace)
+        self._jobs = Jobs(whole("max_jobs", max_jobs, "jobs", least=1) or sys.maxsize)
         if options:
             self._services()  # for its errors
 
@@ -149,6 +161,7 @@ class Supervisor:
             swallowed = await self._scopes.__aexit__(*given) and cancelled
         finally:
             self._over.set()
+            self._jobs.close()
         if late is not None:
             raise late
         if self._failure is not None:
@@ -192,8 +205,12 @@ class Supervisor:
         :param stdin: bytes, an open file or descriptor, or an async iterable of bytes; nothing
             (``/dev/null``) by default.
         :param cwd: the directory to run it in.
-        :param env: its whole environment, instead of this process's.
+        :param env: its whole environment, instead of this process's; ``"minimal"`` for that without
+            what it need not know: only PATH, HOME, the user's name, the locale and the like.
         :param extend_env: variables to add to that.
+        :param secrets: more variables, whose values are masked in the result, line by line. They
+            are refused in ``command``, where everybody on the machine could read them. Files, line
+            callbacks and the streams of :meth:`open` get what the program has printed.
         :param limits: what it may use.
         :param output: what is kept of what it prints.
         :param user: the name or number of the user to run it as, with that user's groups; takes
@@ -213,7 +230,7 @@ class Supervisor:
         :raises KeeperLost: the keeper died; what it had started was killed.
         :raises SupervisorClosed: the block has been left.
         """
-        spec = call_spec(command, options, self._level, self._make_hold)
+        spec = self._call_spec(command, options)
         if spec.stdin is PIPE:
             raise ValueError("stdin=PIPE is for open(); run() takes bytes, a file or an iterable")
         if hasattr(spec.stdin, "__aiter__"):
@@ -225,7 +242,10 @@ class Supervisor:
         return result.check() if check else result
 
     def _make_spec(self, command: CommandLike, options: CallOptions) -> Spec:
-        return make_spec(command, options, self._level, self._make_hold)
+        return make_spec(command, options, self._level, self._make_hold, self._workspace)
+
+    def _call_spec(self, command: CommandLike, options: CallOptions) -> Spec:
+        return call_spec(command, options, self._level, self._make_hold, self._workspace)
 
     async def _run(self, call: Call) -> Result:
         async with self._turn(call):
@@ -244,7 +264,7 @@ class Supervisor:
         Takes what :meth:`run` takes, and ``stdin=agentsup.PIPE``. Leaving the block stops the
         tree. Time limits and escalation run in the background, whatever the block does.
         """
-        spec = call_spec(command, options, self._level, self._make_hold)
+        spec = self._call_spec(command, options)
         if hasattr(spec.stdin, "__aiter__"):
             raise ValueError("stdin of open() is bytes, a file or agentsup.PIPE; send to a PIPE")
         async with self._opened(spec) as process:
@@ -263,6 +283,58 @@ class Supervisor:
                     self._adopt(call)
                 else:
                     call.close()
+
+    # --- jobs ---------------------------------------------------------------------------------
+
+    async def background(
+        self,
+        command: CommandLike,
+        *,
+        keep_output: int = 16 * 1024**2,
+        **options: Unpack[CallOptions],
+    ) -> Job:
+        """Start ``command`` in the background, and return as soon as it runs.
+
+        It runs on, whatever becomes of the task that has started it, until it ends, is stopped, or
+        the supervisor is left. Takes what :meth:`run` takes, and no turn of ``max_concurrency``.
+        Its time limits hold, and there is none by default. What its main process leaves running is
+        killed.
+
+        :param keep_output: bytes of its output that are kept on disk, the last ones; at least
+            64 KiB.
+        :raises SpawnError: it could not be started, or ``max_jobs`` run already.
+        :raises SupervisorClosed: the block has been left.
+        """
+        keep = whole("keep_output", keep_output, "bytes", least=KEEP_LEAST)
+        if keep is None:
+            raise TypeError("keep_output must be a number of bytes, not None")
+        spec = self._call_spec(command, options)
+        if spec.terms.adopt:
+            raise ValueError("leftovers='adopt' is for run() and open(): start what is to stay")
+        if spec.stdin is PIPE or hasattr(spec.stdin, "__aiter__"):
+            raise ValueError("stdin of background() is bytes or a file: nobody is there to feed it")
+        if spec.output.on_line is not None:
+            raise ValueError("output.on_line is for run() and open(); a job's output is read")
+        if isinstance(spec.heartbeat, CallableHeartbeat):
+            raise TypeError("heartbeat of background() cannot be a CallableHeartbeat")
+        spec.output = evolve(spec.output, merge_stderr=True)
+        self._check_open()
+        self._jobs.check()
+        job = self._jobs.add(Call(spec, eager=True), keep)
+        observer = observed(job.call)  # which hears of its end in _hold()
+        try:
+            await job.begin(self._host)
+        except BaseException as error:
+            self._jobs.remove(job)
+            observer.__exit__(type(error), error, error.__traceback__)
+            raise
+        return job
+
+    @property
+    def jobs(self) -> Mapping[str, Job]:
+        """By their ids, in the order in which they were started: those that run, and the last
+        64 that have ended."""
+        return types.MappingProxyType(self._jobs.by_id)
 
     # --- services -----------------------------------------------------------------------------
 
@@ -320,20 +392,27 @@ class Supervisor:
         name: str,
         *,
         max_concurrency: int | None = None,
+        max_jobs: int | None = 64,
         **options: Unpack[FamilyOptions],
     ) -> AsyncGenerator[Supervisor]:
         """A supervisor below this one: ``async with sup.child("workers") as workers:``.
 
-        Takes what :class:`Supervisor` takes. Its failure comes out of its block, for whoever has
-        opened it to handle or to pass on. It is left at the latest when this one is.
+        Takes what :class:`Supervisor` takes, but has the containment and workspace of this one.
+        Its failure comes out of its block, for whoever has opened it to handle or to pass on. It
+        is left at the latest when this one is.
         """
         self._check_open()
         if not isinstance(name, str) or not name or "/" in name:  # pyright: ignore[reportUnnecessaryIsInstance] -- input
             raise ValueError(f"name must be a name without a slash, not {name!r}")
         if name in self._children:
             raise ValueError(f"name: there is a supervisor {name!r} already")
-        child = Supervisor(max_concurrency=max_concurrency, containment=self._level, **options)
-        child._make_hold = self._make_hold
+        child = Supervisor(
+            max_concurrency=max_concurrency,
+            max_jobs=max_jobs,
+            containment=self._level,
+            **options,
+        )
+        child._make_hold, child._workspace = self._make_hold, self._workspace
         child._parent = self, name
         self._children[name] = child
         try:
@@ -386,12 +465,14 @@ class Supervisor:
     # --- what there is ------------------------------------------------------------------------
 
     def tree(self) -> tuple[Node, ...]:
-        """What there is now: services, supervisors below this one, calls, and what was adopted."""
+        """What there is now: services, supervisors below this one, calls with the jobs among them,
+        and what was adopted."""
         services = self._family.members.values() if self._family else ()
+        jobs = {job.call for job in self._jobs.by_id.values()}
         return (
             *map(_service_node, services),
             *(child._node(name) for name, child in self._children.items()),
-            *map(_call_node, self._calls),
+            *(_call_node(call, "job" if call in jobs else "call") for call in self._calls),
         )
 
     def _node(self, name: str) -> Node:
@@ -426,6 +507,19 @@ class Supervisor:
                 if self._turns is not None:
                     self._turns.release()
 
+    async def _host(self, call: Call, over: anyio.Event | None = None) -> anyio.Event:
+        """Start it, and carry it on in the background to its end, which the event tells."""
+        self._check_open()
+        assert self._tasks
+        over = self._calls[call] = over or anyio.Event()
+        try:
+            await on_loop.start(call)
+        except BaseException:
+            self._calls.pop(call).set()
+            raise
+        self._tasks.start_soon(self._hold, call)
+        return over
+
     def _adopt(self, call: Call) -> None:
         assert self._tasks
         if not self._open:
@@ -433,15 +527,17 @@ class Supervisor:
         self._tasks.start_soon(self._hold, call)
 
     async def _hold(self, call: Call) -> None:
-        """Carry an adopted tree on until it ends: its output has to be read."""
+        """Carry it on, or an adopted tree, until it ends: its output has to be read."""
         try:
             with anyio.CancelScope(shield=True):
                 while not call.finished:
                     with contextlib.suppress(anyio.get_cancelled_exc_class()):
                         await on_loop.drive(call, to_the_end=True)
         finally:
+            self._calls.pop(call).set()  # first: a line callback may raise in close()
             call.close()
-            self._calls.pop(call).set()
+            if call.observer:
+                call.observer.ended_by_itself()
 
     def _check_open(self) -> None:
         if not self._open:
@@ -449,10 +545,10 @@ class Supervisor:
             raise SupervisorClosed(f"this Supervisor {state}")
 
 
-def _call_node(call: Call) -> Node:
+def _call_node(call: Call, kind: Literal["call", "job"]) -> Node:
     return Node(
         name=call.spec.name,
-        kind="adopted" if call.rule.adopting else "call",
+        kind="adopted" if call.rule.adopting else kind,
         pid=call.pid,
         argv=tuple(map(text, call.spec.argv)),
         adopted=call.adopted(),

@@ -22,11 +22,11 @@ def for_model(result: Result, max_chars: int) -> str:
         room -= len(title) + 1
         # Errors are short as a rule: they get up to half, the output gets what is left.
         err_room = max(room // 2, room - len(out))
-        err = _shorten(err, err_room)
-        out = _shorten(out, room - len(err))
+        err = shorten(err, err_room)
+        out = shorten(out, room - len(err))
         body = _line(out) + title + err
     else:
-        body = _shorten(out or err, room)
+        body = shorten(out or err, room)
     return _line(body) + last
 
 
@@ -42,7 +42,7 @@ def _line(text: str) -> str:
     return text if not text or text.endswith("\n") else text + "\n"
 
 
-def _shorten(text: str, room: int) -> str:
+def shorten(text: str, room: int) -> str:
     """At most ``room`` characters: the beginning, a note, and the (longer) end."""
     if len(text) <= room:
         return text

@@ -261,7 +261,9 @@ class Service:
         validator=_is("an agentsup.OutputPolicy", OutputPolicy),
     )
     cwd: str | bytes | os.PathLike[str] | None = field(default=None, kw_only=True)
-    env: Mapping[str, str] | Mapping[bytes, bytes] | None = field(default=None, kw_only=True)
+    env: Mapping[str, str] | Mapping[bytes, bytes] | Literal["minimal"] | None = field(
+        default=None, kw_only=True
+    )
     extend_env: Mapping[str, str] | Mapping[bytes, bytes] | None = field(default=None, kw_only=True)
     limits: Limits | None = field(default=None, kw_only=True)
     user: str | int | None = field(default=None, kw_only=True)

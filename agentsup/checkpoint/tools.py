@@ -32,7 +32,7 @@ def command_inputs(command: CommandLike, options: Mapping[str, Any]) -> Any:
             continue
         if name == "stdin" and not isinstance(value, (bytes, bytearray)):
             raise TypeError("a step whose stdin is not bytes needs a key= or inputs= of its own")
-        if name in ("env", "extend_env"):
+        if name in ("env", "extend_env") and not isinstance(value, str):
             inputs[name] = {_text(variable): _text(value[variable]) for variable in value}
         else:
             inputs[name] = value if isinstance(value, int) else _text(value)

@@ -82,6 +82,7 @@ signals are passed on.
     "--capabilities", metavar="LIST", help="All that it may ever have, as kill,chown; or none."
 )
 @click.option("--cwd", metavar="DIRECTORY", help="Directory to run it in.")
+@click.option("--minimal-env", is_flag=True, help="Keep only PATH, HOME, the locale and the like.")
 @click.option("--result", metavar="FILE", help="Write what came of it to this file, as JSON.")
 @click.option("--report", is_flag=True, help="Show what came of it on stderr.")
 @click.option("-q", "--quiet", is_flag=True, help="Do not say on stderr why it was ended.")
@@ -175,6 +176,7 @@ def _spec(
                 "grace": options["grace"],
                 "stdin": 0,
                 "cwd": options["cwd"],
+                "env": "minimal" if options["minimal_env"] else None,
                 "limits": Limits(**{name: options[name] for name in limits}),
                 "output": OutputPolicy(limit=options["limit_output"], merge_stderr=merge),
                 "user": _account(options["user"]),
