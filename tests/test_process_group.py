@@ -460,7 +460,13 @@ async def test_adoption_takes_a_keeper():
 IMPORTS = """
 import importlib, pkgutil, sys
 import kqueue_model
-import anyio, asyncio, click, httpx, sqlite3, trio  # they look at the platform themselves
+# They look at the platform themselves.
+import anyio, asyncio, click, httpx, sqlite3, trio
+for name in "agents", "inspect_ai", "langchain_core.tools", "mcp.server", "pydantic_ai":
+    try:
+        importlib.import_module(name)
+    except ModuleNotFoundError:
+        pass
 
 kqueue_model.install({system!r})
 import agentsup
@@ -470,7 +476,10 @@ for name in agentsup.__all__:
 for module in pkgutil.walk_packages(agentsup.__path__, "agentsup."):
     linux = "._linux", "._levels.kept", "._levels.cgroup", "._levels.pid_namespace"
     if not any(part in module.name for part in linux) and "__main__" not in module.name:
-        importlib.import_module(module.name)
+        try:
+            importlib.import_module(module.name)
+        except ModuleNotFoundError as error:
+            assert "pip install" in str(error), error
 loaded = [name for name in sys.modules if name.startswith("agentsup._linux.")]
 assert not loaded, loaded
 """
