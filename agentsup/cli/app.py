@@ -19,6 +19,7 @@ _COMMANDS = {
     "run": "Run one command, within limits, and leave nothing of it behind.",
     "doctor": "Say what this host can hold, why not more, and what would give more.",
     "ledger": "Look at the steps of a ledger, or let some of them run again.",
+    "mcp-server": "Offer supervised tools to an MCP client.",
 }
 
 
@@ -29,7 +30,7 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        module = importlib.import_module(f".{cmd_name}", __package__)
+        module = importlib.import_module(f".{cmd_name.replace('-', '_')}", __package__)
         command: click.Command = module.command
         return command
 
