@@ -88,7 +88,8 @@ def run_as_nobody(session: nox.Session, *command: str) -> None:
         run = functools.partial(session.run, external=True)
         run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
         run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
-        run("cp", "-R", "README.md", "docs", "examples", "pyproject.toml", "tests", home)
+        copied = "README.md", "benchmarks", "docs", "examples", "pyproject.toml", "tests"
+        run("cp", "-R", *copied, home)
         run("chown", "-R", "65534:65534", home, tmp)
         env = ["-i", f"HOME={home}", f"TMPDIR={tmp}", f"PATH={scripts}:{os.defpath}"]
         env += [f"{name}={value}" for name, value in os.environ.items() if "AGENTSUP_" in name]
@@ -107,7 +108,8 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright."""
-    session.install(".[cattrs,cli,otel,testing]", *group("types"))
+    frameworks = "inspect,langchain,mcp,openai-agents,pty,pydantic-ai"
+    session.install(f".[cattrs,cli,otel,testing,{frameworks}]", *group("types"))
     session.run("mypy")
     session.run("pyright")
 
@@ -116,7 +118,7 @@ def types(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Measure what a call and its containment cost, beside their peers."""
     session.install(".", *group("bench"))
-    names = "call_latency containment services activation checkpoint ledger telemetry"
+    names = "call_latency containment services activation checkpoint ledger telemetry shell"
     for name in names.split():
         session.run("python", f"benchmarks/{name}.py", *session.posargs)
 
