@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import inspect
-import re
 from typing import TYPE_CHECKING, Any, NoReturn, get_type_hints
 
 from ._extra import extra
-from .toolbox import Refused
+from .toolbox import Refused, described
 
 with extra("langchain"):
     from langchain_core.tools import BaseTool, ToolException
@@ -46,29 +45,24 @@ def tools(toolbox: Toolbox) -> list[BaseTool]:
 
 
 def _tool(method: Callable[..., Awaitable[str]]) -> ToolboxTool:
-    text, *parameters = re.split(r"^:param (\w+): ", inspect.getdoc(method) or "", flags=re.M)
-    described = dict(zip(parameters[::2], map(_line, parameters[1::2]), strict=True))
+    text, parameters = described(method)
     return ToolboxTool(
         name=method.__name__,
-        description=text.strip(),
-        args_schema=_schema(method, described),
+        description=text,
+        args_schema=_schema(method, parameters),
         call=method,
         handle_tool_error=True,
         handle_validation_error=_explain,
     )
 
 
-def _schema(method: Callable[..., Awaitable[str]], described: dict[str, str]) -> type[BaseModel]:
+def _schema(method: Callable[..., Awaitable[str]], texts: dict[str, str]) -> type[BaseModel]:
     hints = get_type_hints(method)
     fields: dict[str, Any] = {}
     for name, parameter in inspect.signature(method).parameters.items():
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[name] = hints[name], Field(default, description=described[name])
+        fields[name] = hints[name], Field(default, description=texts[name])
     return create_model(method.__name__, **fields)
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())
 
 
 def _explain(error: Any) -> str:

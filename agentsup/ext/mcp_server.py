@@ -6,12 +6,10 @@
 from __future__ import annotations
 
 import functools
-import inspect
-import re
 from typing import TYPE_CHECKING, Any
 
 from ._extra import extra
-from .toolbox import Refused
+from .toolbox import Refused, described
 
 with extra("mcp"):
     from mcp.server.mcpserver import MCPServer
@@ -40,10 +38,10 @@ def make_server(toolbox: Toolbox, *, name: str = "agentsup") -> MCPServer[Any]:
 
 
 def _tool(method: Callable[..., Awaitable[str]]) -> Tool:
-    text, *parameters = re.split(r"^:param (\w+): ", inspect.getdoc(method) or "", flags=re.M)
-    tool = Tool.from_function(_answering(method), description=text.strip(), structured_output=False)
-    for parameter, words in zip(parameters[::2], parameters[1::2], strict=True):
-        tool.parameters["properties"][parameter]["description"] = " ".join(words.split())
+    text, parameters = described(method)
+    tool = Tool.from_function(_answering(method), description=text, structured_output=False)
+    for parameter, words in parameters.items():
+        tool.parameters["properties"][parameter]["description"] = words
     return tool
 
 

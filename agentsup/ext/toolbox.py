@@ -6,6 +6,8 @@ wrong with the supervisor is raised: that is the host's affair.
 
 from __future__ import annotations
 
+import inspect
+import re
 import textwrap
 from typing import TYPE_CHECKING
 
@@ -224,6 +226,13 @@ class Toolbox:
     def _no_such(self, job_id: object) -> str:
         known = ", ".join(self.supervisor.jobs) or "there are none"
         return Refused(f"error: no job {job_id!r}: {known}")
+
+
+def described(tool: Callable[..., Awaitable[str]]) -> tuple[str, dict[str, str]]:
+    """What a model is told of a tool, and of each of its parameters."""
+    text, *parts = re.split(r"^:param (\w+): ", inspect.getdoc(tool) or "", flags=re.M)
+    texts = [" ".join(part.split()) for part in parts[1::2]]
+    return text.strip(), dict(zip(parts[::2], texts, strict=True))
 
 
 def _error(error: Exception) -> Refused:
