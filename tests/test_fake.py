@@ -555,3 +555,16 @@ def test_without_an_event_loop(sync):
     another = FakeSyncSupervisor()
     with pytest.raises(NotScripted), another, contextlib.suppress(NotScripted):
         another.run(["x"])
+
+
+async def test_it_has_a_workspace_and_jobs(tmp_path: Path) -> None:
+    async with FakeSupervisor(workspace=tmp_path, max_jobs=1) as fake:
+        fake.on("server", stdout="listening\n", after=math.inf)
+        job = await fake.background(["server"])
+        with pytest.raises(agentsup.SpawnError, match="1 jobs run"):
+            await fake.background(["server"])
+        with pytest.raises(ValueError, match="outside of the workspace"):
+            await fake.run(["server"], cwd="/")
+        await job.stop()
+    assert job.call.result().stdout.text == "listening\n"
+    assert fake.calls[0].cwd == str(tmp_path.resolve())

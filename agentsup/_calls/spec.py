@@ -202,7 +202,7 @@ def _make_spec(
         raise TypeError(f"name must be a str, not {type(name).__name__}")
     _check_stdin(stdin)
     terms = Terms(
-        escalation=_escalation(escalation, grace),
+        escalation=to_escalation(escalation, grace, signal.SIGTERM),
         timeout=seconds("timeout", timeout, zero=False),
         idle_timeout=seconds("idle_timeout", idle_timeout, zero=False),
         heartbeat=None if heartbeat is None else _check_heartbeat(heartbeat, directory),
@@ -311,13 +311,18 @@ def _instance(name: str, value: Any, kind: type[Any]) -> Any:
     return value
 
 
-def _escalation(escalation: Escalation | None, grace: float) -> Escalation:
+def to_escalation(
+    escalation: Escalation | None, grace: float, *signals: signal.Signals
+) -> Escalation:
+    """The steps that were asked for, or else these signals, so many seconds apart."""
     wait = seconds("grace", grace)
     if wait is None:
         raise ValueError(f"grace must be finite: SIGKILL comes after it; not {grace!r}")
     if _instance("escalation", escalation, Escalation) is not None:
         return escalation  # type: ignore[return-value]  # just checked
-    return _DEFAULT_ESCALATION if wait == 5.0 else Escalation(Step(signal.SIGTERM, wait))
+    if wait == 5.0 and signals == (signal.SIGTERM,):
+        return _DEFAULT_ESCALATION
+    return Escalation(*[Step(number, wait) for number in signals])
 
 
 def _environment(

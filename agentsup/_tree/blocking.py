@@ -105,7 +105,9 @@ class SyncSupervisor:
             return blocking.run(call, self._closing)
 
     def _make_spec(self, command: CommandLike, options: CallOptions) -> Spec:
-        return _blocking_spec(command, options, self._level, self._make_hold, self._workspace)
+        return _check_blocking(
+            call_spec(command, options, self._level, self._make_hold, self._workspace)
+        )
 
     @contextlib.contextmanager
     def _counted(self) -> Generator[None]:
@@ -168,20 +170,14 @@ def run_sync(
     """Run ``command`` without an event loop; takes and raises what :meth:`SyncSupervisor.run`
     does."""
     require_platform(AUTO)
-    call = Call(_blocking_spec(command, options))
+    call = Call(_check_blocking(call_spec(command, options)))
     with observed(call):
         result = blocking.run(call)
     return result.check() if check else result
 
 
-def _blocking_spec(
-    command: CommandLike,
-    options: CallOptions,
-    level: Containment = AUTO,
-    make_hold: MakeHold | None = None,
-    workspace: bytes | None = None,
-) -> Spec:
-    spec = call_spec(command, options, level, make_hold, workspace)
+def _check_blocking(spec: Spec) -> Spec:
+    """The same, if it can be run without an event loop."""
     if spec.stdin is PIPE or hasattr(spec.stdin, "__aiter__"):
         raise TypeError("stdin must be bytes, an open file or a descriptor without an event loop")
     if spec.terms.adopt:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .._shielded import to_the_end
+from .._shielded import wait_through
 from .._tree.supervisor import Supervisor
 from ._shim import Block
 
@@ -53,9 +53,7 @@ class AsyncBlock(Block):
         for held in list(self.running):
             held.stop()
         self._tell(_nothing)
-        late = await to_the_end(self._over.wait, self._over.is_set)
-        if late is not None:
-            raise late
+        await wait_through(self._over)
 
     async def _carry_on(self) -> None:
         try:

@@ -17,6 +17,7 @@ import anyio
 from attrs import evolve, frozen
 
 from .._calls.lookup import check_directory
+from .._calls.spec import to_escalation
 from .._errors import SpawnError, SupervisorClosed, attach_partial
 from .._platform import require_linux
 from .._rules.call import CallRule, Do, SendSignal, Terms
@@ -430,13 +431,7 @@ def _encode(command: str) -> bytes:
 
 
 def _steps(escalation: Escalation | None, grace: float) -> Escalation:
-    wait = seconds("grace", grace)
-    if wait is None:
-        raise ValueError(f"grace must be finite: SIGKILL comes after it; not {grace!r}")
-    if escalation is None:
-        return Escalation(Step(signal.SIGINT, wait), Step(signal.SIGTERM, wait))
-    if not isinstance(escalation, Escalation):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
-        raise TypeError(f"escalation must be an agentsup.Escalation, not {escalation!r}")
-    if not all(isinstance(step.action, signal.Signals) for step in escalation.steps):
+    steps = to_escalation(escalation, grace, signal.SIGINT, signal.SIGTERM)
+    if not all(isinstance(step.action, signal.Signals) for step in steps.steps):
         raise ValueError("escalation: the steps for a shell's command are signals")
-    return escalation
+    return steps

@@ -226,11 +226,18 @@ class FakeSupervisor(Fake, Supervisor):
         *,
         max_concurrency: int | None = None,
         containment: Containment | Literal["auto"] = "auto",
+        max_jobs: int | None = 64,
+        workspace: str | os.PathLike[str] | None = None,
         **options: Unpack[FamilyOptions],
     ) -> None:
         Fake.__init__(self)
         Supervisor.__init__(
-            self, max_concurrency=max_concurrency, containment=containment, **options
+            self,
+            max_concurrency=max_concurrency,
+            containment=containment,
+            max_jobs=max_jobs,
+            workspace=workspace,
+            **options,
         )
         self._make_hold = self._make_scripted
 
@@ -254,9 +261,12 @@ class FakeSyncSupervisor(Fake, SyncSupervisor):
         *,
         max_concurrency: int | None = None,
         containment: Containment | Literal["auto"] = "auto",
+        workspace: str | bytes | os.PathLike[str] | None = None,
     ) -> None:
         Fake.__init__(self)
-        SyncSupervisor.__init__(self, max_concurrency=max_concurrency, containment=containment)
+        SyncSupervisor.__init__(
+            self, max_concurrency=max_concurrency, containment=containment, workspace=workspace
+        )
         self._make_hold = self._make_scripted
 
     def __exit__(
