@@ -258,8 +258,8 @@ marker, backend = sys.argv[1:]
 # a RuntimeError from it.
 for name in agentsup.__all__:
     getattr(agentsup, name)
-print("go", flush=True)
 try:
+    print("go", flush=True)
     if backend == "sync":
         agentsup.run_sync(["sleep", marker], grace=0)
     else:
