@@ -25,11 +25,10 @@ LOOPS = {
     "uvloop": ("asyncio", {"use_uvloop": True}),
     "trio": ("trio", {}),
 }
-CHOSEN = os.environ.get("AGENTSUP_TEST_LOOPS", ",".join(LOOPS)).split(",")
-FIRST = pytest.param(LOOPS[CHOSEN[0]], id=CHOSEN[0])
+FIRST = os.environ.get("AGENTSUP_TEST_LOOPS", "asyncio").split(",")[0]
 
 #: What the shell does, and not the loop.
-one_loop = pytest.mark.parametrize("anyio_backend", [FIRST])
+one_loop = pytest.mark.parametrize("anyio_backend", [pytest.param(LOOPS[FIRST], id=FIRST)])
 both_shells = pytest.mark.parametrize("shell", ["bash", "sh"], indirect=True)
 
 
