@@ -13,6 +13,9 @@ import agentsup
 from agentsup import Outcome, OutputPolicy
 from agentsup._linux import lifeline
 
+#: Some of them take SIGALRM.
+pytestmark = pytest.mark.agentsup_timeout(0)
+
 
 def test_run_sync():
     result = agentsup.run_sync(["cat"], stdin=b"hello")
