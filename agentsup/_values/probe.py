@@ -79,7 +79,7 @@ def _to_status(value: Collection[int]) -> Collection[int]:
         ) from None
     if not codes:
         raise ValueError("HttpProbe.status is empty: the probe could never pass")
-    for code in codes:
+    for code in (codes[0], codes[-1]) if isinstance(codes, range) else codes:
         whole("HttpProbe.status", code, "(an HTTP status)", least=100, most=599)
     return codes
 
