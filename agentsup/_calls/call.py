@@ -59,7 +59,8 @@ class Call:
         self, spec: Spec, *, eager: bool = False, outputs: tuple[int, int] | None = None
     ) -> None:
         self.spec = spec
-        self._eager = eager  # the pid is wanted as soon as there is one
+        # The pid is wanted as soon as there is one.
+        self._eager = eager or spec.make_log is not None
         self.rule = CallRule(spec.terms, time.monotonic())
         self.queued = 0.0
         self.observer: Observer | None = None
@@ -156,12 +157,13 @@ class Call:
         return True
 
     def _make_outputs(self) -> None:
-        for capture in self._captures.values():
+        log = self.spec.make_log(self) if self.spec.make_log else None
+        for stream, capture in self._captures.items():
             read_end, write_end = os.pipe()
             self._fds.append(write_end)
             self._give(write_end)
             os.set_blocking(read_end, False)
-            self.readers.append(Reader(read_end, capture))
+            self.readers.append(Reader(read_end, capture, log(stream) if log else None))
             capture.open()
         if self.spec.output.merge_stderr:
             self._fds.append(os.dup(self._fds[-1]))
@@ -189,8 +191,8 @@ class Call:
         if self._hold.connect():
             self._epoll, self._timer = self._hold.epoll, self._hold.timer
             self._armed = -math.inf  # to something of the last call's
-            for reader in self.readers:
-                self.resume(reader)
+            if self.spec.make_log is None:  # a log is told the pid with it
+                self._read()
         self.rule.began(time.monotonic())
         self._arm()
 
@@ -343,6 +345,10 @@ class Call:
         if reader in self.readers and reader.fd not in self._handlers:
             self._watch(reader.fd, lambda: self._on_output(reader))
 
+    def _read(self) -> None:
+        for reader in self.readers:
+            self.resume(reader)
+
     def drop(self, reader: Reader) -> None:
         """Read no more of it: the tool's next write fails, as to any pipe that nobody reads."""
         if reader in self.readers:
@@ -394,6 +400,7 @@ class Call:
         now = time.monotonic()
         if news is News.STARTED:
             self.rule.spawned()
+            self._read()
             if self.observer and hold.pid is not None:
                 trip = now - self.rule.started_at if self._eager else None
                 self.observer.started(hold.pid, trip)

@@ -11,8 +11,19 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Protocol
 
     from .capture import Capture
+
+    class Sink(Protocol):
+        """What takes in all of a stream, as a log does. It must not raise."""
+
+        def feed(self, chunk: memoryview, /) -> None:
+            """The chunk may be overwritten afterwards."""
+
+        def close(self) -> None:
+            """The stream has ended."""
+
 
 PIPE_SIZE = 256 * 1024
 _DEFAULT_PIPE_SIZE = 64 * 1024
@@ -29,9 +40,10 @@ class Reader:
     from its own output pipe (``/proc/self/fd/1``), so the descriptor must not block.
     """
 
-    def __init__(self, fd: int, capture: Capture) -> None:
+    def __init__(self, fd: int, capture: Capture, log: Sink | None = None) -> None:
         self.fd = fd
         self.capture = capture
+        self._log = log
         #: Told of every chunk besides the capture; the chunk may be overwritten afterwards.
         self.sink: Callable[[memoryview], None] | None = None
         self._enlarged = False
@@ -48,6 +60,8 @@ class Reader:
             if size:
                 chunk = memoryview(buffer)[:size]
                 self.capture.feed(chunk)
+                if self._log:
+                    self._log.feed(chunk)
                 if self.sink:
                     self.sink(chunk)
                 if size >= _DEFAULT_PIPE_SIZE and not self._enlarged:
@@ -72,4 +86,6 @@ class Reader:
 
     def close(self) -> None:
         os.close(self.fd)
+        if self._log:
+            self._log.close()
         self.capture.close()

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .._values.command import CommandLike
     from .._values.heartbeat import Heartbeat
     from .call import Call
+    from .reader import Sink
 
 
 class HasFileno(Protocol):
@@ -66,6 +67,7 @@ MINIMAL = frozenset(
 )
 Stdin: TypeAlias = "bytes | bytearray | int | HasFileno | AsyncIterable[bytes] | _Pipe | None"
 MakeHold: TypeAlias = "Callable[[Call], Hold]"
+MakeLog: TypeAlias = "Callable[[Call], Callable[[str], Sink]]"
 
 
 class CallOptions(TypedDict, total=False):
@@ -113,6 +115,8 @@ class Spec:
     passed: tuple[tuple[int, int], ...] = ()
     #: What holds its tree, in the place of what its level says; it need not be a real program then.
     make_hold: MakeHold | None = None
+    #: What is told of all of its output, by the name of the stream.
+    make_log: MakeLog | None = None
     #: Are masked in what it has printed.
     secrets: tuple[bytes, ...] = ()
     #: Its stderr is read: nothing of that is lost, and it waits instead.

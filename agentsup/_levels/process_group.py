@@ -340,6 +340,11 @@ _held: set[ProcessGroup] = set()
 _dropped: set[int] = set()  # children that did not die in time
 
 
+def children() -> set[int]:
+    """Of this process: those whose status is awaited here."""
+    return {group.pid for group in _held if group.pid is not None} | _dropped
+
+
 def _reap_the_dropped() -> None:
     for pid in list(_dropped):
         with contextlib.suppress(ChildProcessError):

@@ -168,6 +168,10 @@ class SupervisorRule:
             raise ValueError(f"{name!r} runs; stop it first")
         del self._children[name]
 
+    def arrange(self, order: Sequence[str]) -> None:
+        """This is the start order from now on; it names them all, and maybe others."""
+        self._children = {name: self._children[name] for name in order if name in self._children}
+
     def stop(self) -> Plan:
         """The supervisor is to stop."""
         return self._stop_all("shuts_down")

@@ -48,12 +48,13 @@ class Accepting:
         self._tell = tell
         self._complain = Complaints(service.name)
         self._listening = anyio.CancelScope()
-        self._calls: set[Call] = set()
+        #: One for each connection.
+        self.calls: set[Call] = set()
         self._stopping = False
 
     @property
     def status(self) -> str:
-        return f"connections: {len(self._calls)}"
+        return f"connections: {len(self.calls)}"
 
     async def live(self) -> Ending:
         self.up = True
@@ -68,7 +69,7 @@ class Accepting:
 
     async def _serve(self, connection: socket.socket) -> None:
         call = Call(pass_sockets(self._spec, [("connection", connection.fileno())]))
-        self._calls.add(call)
+        self.calls.add(call)
         try:
             if self._stopping or not await self._start(call):
                 return
@@ -76,7 +77,7 @@ class Accepting:
             late = await to_the_end(lambda: self._drive(call), lambda: call.finished)
             self._note(call)
         finally:
-            self._calls.discard(call)
+            self.calls.discard(call)
             call.close()
         if late is not None:
             raise late
@@ -111,5 +112,5 @@ class Accepting:
             self._stopping = True
             self._tell(ServiceState.DEACTIVATING, "it is to stop")
             self._listening.cancel()
-            for call in self._calls:
+            for call in self.calls:
                 call.stop(Outcome.STOPPED)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias, TypedDict
 import anyio
 from attrs import evolve
 
-from .._errors import RestartLimitReached, SupervisorClosed
+from .._errors import RestartLimitReached, SpawnError, SupervisorClosed
 from .._rules import ordering
 from .._rules.intensity import Intensity
 from .._rules.strategy import Plan, SupervisorRule
@@ -27,10 +27,19 @@ from .._values.state import ServiceState
 from . import probing
 from .events import Events
 from .handle import ServiceHandle, make_child, make_unit
+from .lacking import lacking_spec
 from .sockets import open_sockets
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Generator, Iterable, Sequence
+    from collections.abc import (
+        Awaitable,
+        Callable,
+        Collection,
+        Generator,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
 
     from anyio.abc import TaskGroup
 
@@ -42,6 +51,7 @@ if TYPE_CHECKING:
     from .._values.listen import ListenSocket
     from .._values.restart import Ending
     from .._values.state import ServiceEvent
+    from .flag import Flag
     from .sockets import OpenSockets
 
     Opener: TypeAlias = Callable[[Sequence[ListenSocket]], OpenSockets]
@@ -51,8 +61,8 @@ class FamilyOptions(TypedDict, total=False):
     """How a supervisor treats its services; :class:`Supervisor` describes them."""
 
     strategy: Strategy
-    max_restarts: int
-    within: float
+    max_restarts: int | None
+    within: float | None
     auto_shutdown: AutoShutdown
     template: Service | None
 
@@ -89,6 +99,9 @@ class Family:
         self.events = Events()
         #: Told of a member when it may be meant to do something else from now on.
         self.watchers: list[Callable[[ServiceHandle], None]] = []
+        #: What has ended for good stays, to be looked at and started again; and what cannot be
+        #: started now is taken all the same, and fails when it starts.
+        self.lasting = False
         self.open = True
         self.closed = False
         self._closing = anyio.Event()
@@ -109,18 +122,18 @@ class Family:
 
     # --- new ones -----------------------------------------------------------------------------
 
-    def add(
+    def check(
         self,
         services: Sequence[Service],
         *,
-        from_template: bool = False,
-        opener: Opener = open_sockets,
-    ) -> list[ServiceHandle]:
-        """Check them all, and make what they need; nothing is started."""
-        if not self.open:
-            raise SupervisorClosed("this Supervisor is being left")
-        if self._template and not from_template:
-            raise ValueError("with strategy='simple_one_for_one', start_child() starts services")
+        at_rest: Collection[str] = (),
+        order: Sequence[str] = (),
+    ) -> list[Spec]:
+        """Raise what is wrong with new ones; what is to be run for each of them.
+
+        Those ``at_rest`` are not to start with the others. They come last, but for an ``order``
+        that names all there are then.
+        """
         for service in services:
             if not isinstance(service, Service):  # pyright: ignore[reportUnnecessaryIsInstance] -- input
                 raise TypeError(f"a service must be an agentsup.Service, not {service!r}")
@@ -131,19 +144,40 @@ class Family:
         specs: list[Spec] = []
         for service in services:
             with _about(service):
-                specs.append(self._make_spec(service))
+                specs.append(self.make_spec(service))
+                probing.load([service.ready, *(check.probe for check in service.health)])
+            self.rule.check(make_child(service))
+        found = [member.unit for member in self.members.values()] + [*map(make_unit, services)]
+        if order:
+            places = {name: place for place, name in enumerate(order)}
+            found.sort(key=lambda unit: places[unit.name])
+        units = self._in_order(found)
+        ordering.check(units)
+        if self._in_line and any(unit.conflicts for unit in units.values()):
+            raise ValueError(f"conflicts: with {self.rule.strategy!r}, all run together")
+        ordering.check_together(units, [name for name in names if name not in at_rest])
+        return specs
+
+    def add(
+        self,
+        services: Sequence[Service],
+        *,
+        from_template: bool = False,
+        opener: Opener = open_sockets,
+        at_rest: Collection[str] = (),
+        order: Sequence[str] = (),
+    ) -> list[ServiceHandle]:
+        """Check them all, and make what they need; nothing is started."""
+        if not self.open:
+            raise SupervisorClosed("this Supervisor is being left")
+        if self._template and not from_template:
+            raise ValueError("with strategy='simple_one_for_one', start_child() starts services")
+        specs = self.check(services, at_rest=at_rest, order=order)
         made: list[ServiceHandle] = []
         try:
             for service, spec in zip(services, specs, strict=True):
                 with _about(service):
                     made.append(self._make(service, spec, opener))
-            for handle in made:
-                self.rule.check(handle.child)
-            units = self._units([*self.members.values(), *made])
-            ordering.check(units)
-            if self._in_line and any(unit.conflicts for unit in units.values()):
-                raise ValueError(f"conflicts: with {self.rule.strategy!r}, all run together")
-            ordering.check_together(units, names)
         except BaseException:
             for handle in made:
                 handle.close()
@@ -151,14 +185,34 @@ class Family:
         self.members.update({handle.name: handle for handle in made})
         return made
 
+    def drop(self, names: Iterable[str]) -> None:
+        """Forget these, which are down; others that name them are to get them back."""
+        for name in names:
+            if member := self.members.pop(name, None):
+                if name in self.rule.children:
+                    self.rule.remove(name)
+                member.close()
+
+    def arrange(self, order: Sequence[str]) -> None:
+        """From now on they are in this order, as if they had been started in it."""
+        self.members = {name: self.members[name] for name in order}
+        self.rule.arrange(order)
+
     def _make(self, service: Service, spec: Spec, opener: Opener) -> ServiceHandle:
-        probing.load([service.ready, *(check.probe for check in service.health)])
         sockets = opener(service.sockets)
         try:
             return ServiceHandle(service, spec, sockets, self)
         except BaseException:
             sockets.close()
             raise
+
+    def make_spec(self, service: Service) -> Spec:
+        try:
+            return self._make_spec(service)
+        except SpawnError as error:
+            if not self.lasting:
+                raise
+            return lacking_spec(service, error)
 
     def _make_spec(self, service: Service) -> Spec:
         options: CallOptions = {name: getattr(service, name) for name in CALL_OPTIONS}  # type: ignore[assignment]  # each by its own name
@@ -184,17 +238,16 @@ class Family:
         )
         return self.add([service], from_template=True)[0]
 
-    def _units(self, members: Iterable[ServiceHandle] | None = None) -> dict[str, Unit]:
+    def _units(self) -> dict[str, Unit]:
+        return self._in_order(member.unit for member in self.members.values())
+
+    def _in_order(self, units: Iterable[Unit]) -> dict[str, Unit]:
         """With a strategy for several, each starts after those before it."""
-        if members is None:
-            members = self.members.values()
-        units: dict[str, Unit] = {}
-        for member in members:
-            unit = member.unit
-            if self._in_line:
-                unit = evolve(unit, after=(*units, *unit.after))
-            units[member.name] = unit
-        return units
+        found: dict[str, Unit] = {}
+        for unit in units:
+            after = (*found, *unit.after) if self._in_line else unit.after
+            found[unit.name] = evolve(unit, after=after)
+        return found
 
     # --- starting -----------------------------------------------------------------------------
 
@@ -217,7 +270,7 @@ class Family:
                 member.expect_start(patient=patient)
                 if member.idle.is_set():
                     member.begin()
-                else:  # it is being stopped
+                else:  # it is to be stopped
                     self._in_background(partial(self._begin_once_idle, member))
 
     def _place(self, member: ServiceHandle) -> None:
@@ -278,10 +331,20 @@ class Family:
         if self.members.get(member.name) is not member:
             done.set()
             return done
-        names = ordering.to_stop(self._units(), member.name)
+        return self.stop_together(self.stopping_with([member.name]))
+
+    def stopping_with(self, names: Iterable[str]) -> frozenset[str]:
+        """These, and what stops with them."""
+        units = self._units()
+        return frozenset(other for name in names for other in ordering.to_stop(units, name))
+
+    def stop_together(self, names: Collection[str]) -> anyio.Event:
+        """Begin to stop these and nothing else; the event tells when that is done."""
         for name in names:
             self.call_off(self.members[name])
-        return self._in_background(partial(self._halt, names))
+        # One that ends by itself and is started again before this comes to it is left alone.
+        lives = {name: self.members[name].idle for name in names}
+        return self._in_background(partial(self._halt, names, lives))
 
     def call_off(self, member: ServiceHandle) -> None:
         """It is not to run any more."""
@@ -346,10 +409,12 @@ class Family:
         return plan
 
     def _limit_reached(self, member: ServiceHandle, ending: Ending) -> RestartLimitReached:
+        return RestartLimitReached(member.name, str(ending), self._limit_text(), member.output)
+
+    def _limit_text(self) -> str:
         limit = self.rule.intensity
         within = "" if limit.within is None else f" within {limit.within:g} s"
-        text = f"more than {limit.max_restarts} restarts{within}"
-        return RestartLimitReached(member.name, str(ending), text, member.output)
+        return f"more than {limit.max_restarts} restarts{within}"
 
     def _with_dependents(self, plan: Plan) -> Plan:
         """What requires one that restarts, or is part of it, does so as well, if it runs."""
@@ -378,7 +443,8 @@ class Family:
     async def _start_together(self, plan: Plan, at: float) -> None:
         await self._halt(plan.stop)
         for name in plan.start:
-            if (member := self.members.get(name)) and self.intends(member):
+            member = self.members.get(name)
+            if member and self.intends(member) and member.idle.is_set():  # or else it was begun
                 member.wait_until(at)
         with anyio.move_on_after(max(0.0, at - time.monotonic())):
             await self._closing.wait()
@@ -396,8 +462,14 @@ class Family:
         """Start those of them that are still to run, and do not."""
         for name in names:
             member = self.members.get(name)
-            if member and self.open and self.intends(member) and member.idle.is_set():
-                member.begin()
+            if member and self.open and self.intends(member):
+                self._begin(member)
+
+    def _begin(self, member: ServiceHandle) -> None:
+        if member.idle.is_set():
+            member.begin()
+        elif not member.wanted:  # it is being stopped
+            self._in_background(partial(self._begin_once_idle, member))
 
     def emit(self, event: ServiceEvent) -> None:
         self.events.emit(event)
@@ -412,8 +484,20 @@ class Family:
 
     def idled(self, member: ServiceHandle) -> None:
         """It has no task any more: is it to be kept?"""
-        if member.name not in self.rule.children:
+        if not self.lasting and member.name not in self.rule.children:
             self._forget([member])
+
+    def child_failed(self, name: str, error: RestartLimitReached) -> bool:
+        """A supervisor below has failed, which counts as a restart; whether there may be one."""
+        if self.open and self.rule.intensity.record(time.monotonic()):
+            self.open = False
+            text = self._limit_text()
+            self._fail(
+                RestartLimitReached(
+                    f"{name}/{error.service}", f"{error.limit}; {error.reason}", text, error.output
+                )
+            )
+        return self.open
 
     def _forget(self, gone: Collection[ServiceHandle]) -> None:
         """Let go of these, unless others name them."""
@@ -429,14 +513,19 @@ class Family:
 
     # --- stopping -----------------------------------------------------------------------------
 
-    async def _halt(self, names: Collection[str]) -> None:
-        """Stop these: each when those that start after it have ended."""
+    async def _halt(self, names: Collection[str], lives: Mapping[str, Flag] | None = None) -> None:
+        """Stop these, in these of their lives: each when those that start after it have ended."""
         units = self._units()
         left = ordering.stop_order(units, names)
         before = {name: frozenset(units[name].after) for name in left}
         while left:
             wave = [name for name in left if not any(name in before[other] for other in left)]
-            ended = [self.members[name].halt() for name in wave if name in self.members]
+            ended = [
+                member.halt()
+                for name in wave
+                if (member := self.members.get(name))
+                and (lives is None or member.idle is lives[name])
+            ]
             for event in ended:
                 await event.wait()
             left = tuple(name for name in left if name not in wave)

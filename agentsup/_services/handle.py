@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import math
+import signal
 import sys
 import time
 from functools import partial
@@ -10,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import anyio
 
-from .._errors import NotReady
+from .._errors import NotReady, SpawnError
 from .._rules.intensity import Intensity
 from .._rules.ordering import Unit
 from .._rules.restart import RestartRule
@@ -23,8 +26,10 @@ if sys.platform != "win32":  # there this can be imported, and a Supervisor says
     from .activation import wait_for_connection
     from .fd_store import FdStore
     from .flag import Flag
+    from .lacking import what_it_lacks
     from .notices import Notices
     from .run import Run
+    from .sockets import open_sockets
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -226,6 +231,13 @@ class ServiceHandle:
         if failed is not None:
             raise NotReady(self.name, failed, self.output)
 
+    def send_signal(self, number: int) -> None:
+        """Send it to the main process; ProcessLookupError if there is none."""
+        call = self._run.call if self._run else None
+        if call is None or call.finished or call.pid is None:
+            raise ProcessLookupError(errno.ESRCH, "it does not run")
+        call.signal_main(number)
+
     async def wait_ready(self) -> None:
         """Wait until it is active and healthy.
 
@@ -293,10 +305,17 @@ class ServiceHandle:
             self._pause.cancel()
         if self._run:
             self._run.stop()
-        elif self._waiting or (self.idle.is_set() and self._state is ServiceState.BACKOFF):
+        elif self._waiting or (self.idle.is_set() and not self.settled.is_set()):
             self.enter(ServiceState.INACTIVE, "stopped")
             self._end()
         return self.idle
+
+    def kill(self) -> None:
+        """Begin to end it without asking it first."""
+        self.halt()
+        for call in self._run.calls if self._run else ():
+            with contextlib.suppress(OSError):
+                call.signal_tree(signal.SIGKILL)
 
     @property
     def start_failed(self) -> bool:
@@ -358,7 +377,7 @@ class ServiceHandle:
         self._waiting = False
         with anyio.CancelScope(shield=True):
             try:
-                if await self._may_start():
+                if await self._may_start() and self._has_sockets():
                     while await self._live_once():
                         pass
             except anyio.get_cancelled_exc_class():
@@ -405,8 +424,21 @@ class ServiceHandle:
             return False
         return lacking is None or self._fail(f"dependency failed: {lacking}")
 
+    def _has_sockets(self) -> bool:
+        """They are opened now if they could not be when it was made."""
+        if self.service.sockets and not self.sockets.fds:
+            try:
+                self.sockets = open_sockets(self.service.sockets)
+            except SpawnError as error:
+                return self._fail(str(error), error)
+        return True
+
     async def _live_once(self) -> bool:
         """One run; whether there is to be another one."""
+        if what_it_lacks(self.spec):
+            self.spec = self._family.make_spec(self.service)
+        if self.service.accept and (lacking := what_it_lacks(self.spec)):
+            return self._fail(str(lacking), lacking)
         if self.service.lazy and not await self._wait_for_connection():
             return False
         self._run = self._make_run()

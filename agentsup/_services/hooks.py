@@ -51,7 +51,8 @@ class Side:
     async def _run_hook(self, kill_after: float, command: Command, timeout: float | None) -> Result:
         spec = side_spec(command, self._spec, timeout, self._variables())
         escalation = Escalation(Step("TERM", kill_after))
-        spec = evolve(spec, terms=evolve(spec.terms, escalation=escalation))
+        terms = evolve(spec.terms, escalation=escalation)
+        spec = evolve(spec, terms=terms, make_log=self._spec.make_log)
         self.hook = Call(spec, eager=True)
         try:
             self._on_hook(self.hook)

@@ -370,6 +370,11 @@ class Run:
         return self._side.hook
 
     @property
+    def calls(self) -> list[Call]:
+        """What runs of it now: its program, and a hook."""
+        return [call for call in (self.call, self.hook) if call and not call.finished]
+
+    @property
     def speaker(self) -> int | None:
         return self._main.speaker if self._main else None
 

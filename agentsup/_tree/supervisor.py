@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import inspect
 import os
 import sys
@@ -30,12 +31,13 @@ if sys.platform != "win32":  # there this can be imported, and require_platform(
     from .._calls.call import Call
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterable, Callable, Iterable, Mapping
     from types import TracebackType
     from typing import Unpack
 
     from anyio.abc import TaskGroup
 
+    from .._calls.reader import Sink
     from .._calls.spec import CallOptions, MakeHold, Spec
     from .._services.events import EventStream
     from .._services.family import Family, FamilyOptions
@@ -113,6 +115,8 @@ class Supervisor:
         limit = whole("max_concurrency", max_concurrency, "calls", least=1)
         self._level = choose(containment)
         self._make_hold: MakeHold | None = None
+        #: Makes what is told of all that a service of this name prints, in this run or call.
+        self._make_log: Callable[[str, Call], Callable[[str], Sink]] | None = None
         self._limit = limit
         self._options = options
         self._family: Family | None = None
@@ -243,6 +247,12 @@ class Supervisor:
 
     def _make_spec(self, command: CommandLike, options: CallOptions) -> Spec:
         return make_spec(command, options, self._level, self._make_hold, self._workspace)
+
+    def _service_spec(self, command: CommandLike, options: CallOptions) -> Spec:
+        spec = self._make_spec(command, options)
+        if self._make_log:
+            spec.make_log = functools.partial(self._make_log, spec.name)
+        return spec
 
     def _call_spec(self, command: CommandLike, options: CallOptions) -> Spec:
         return call_spec(command, options, self._level, self._make_hold, self._workspace)
@@ -413,6 +423,8 @@ class Supervisor:
             **options,
         )
         child._make_hold, child._workspace = self._make_hold, self._workspace
+        if make_log := self._make_log:
+            child._make_log = lambda service, call: make_log(f"{name}/{service}", call)
         child._parent = self, name
         self._children[name] = child
         try:
@@ -420,6 +432,12 @@ class Supervisor:
                 yield child
         finally:
             del self._children[name]
+
+    def _arrange(self, names: Iterable[str]) -> None:
+        """Of those below this one, these end in the reverse of this order."""
+        for name in names:
+            if child := self._children.pop(name, None):
+                self._children[name] = child
 
     def service(self, name: str) -> ServiceHandle:
         """The service of this name; KeyError if there is none."""
@@ -440,7 +458,7 @@ class Supervisor:
             from .._services.family import Family
 
             self._family = Family(
-                self._make_spec,
+                self._service_spec,
                 self._options,
                 fail=self._fail,
                 shut_down=self._leave,
