@@ -7,6 +7,7 @@ import os
 from typing import TYPE_CHECKING, cast
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Self
 
     from ._values.result import Result
@@ -206,3 +207,37 @@ class StepInterrupted(AgentsupError):
 
 class StepLost(AgentsupError):
     """Another agent has taken the step over, for this one's lease had run out."""
+
+
+class ConfigError(AgentsupError):
+    """Something is wrong in a file of services: :attr:`reason`, of :attr:`key`, in :attr:`line`.
+
+    :attr:`line` is None, and :attr:`key` empty, where it is the :attr:`file` as a whole.
+    """
+
+    def __init__(self, file: str, line: int | None, key: str, reason: str) -> None:
+        super().__init__(file, line, key, reason)
+        self.file = file
+        self.line = line
+        self.key = key
+        self.reason = reason
+
+    def __str__(self) -> str:
+        place = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.key}: {self.reason}" if self.key else f"{place}: {self.reason}"
+
+
+class ConfigErrors(ConfigError):
+    """All that is wrong in a file of services: :attr:`errors`, each in a line of the message.
+
+    The other attributes are those of the first.
+    """
+
+    def __init__(self, errors: Sequence[ConfigError]) -> None:
+        first = errors[0]
+        super().__init__(first.file, first.line, first.key, first.reason)
+        self.args = (tuple(errors),)
+        self.errors = tuple(errors)
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.errors))
