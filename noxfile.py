@@ -32,7 +32,7 @@ def demo(session: nox.Session) -> None:
 @nox.session
 def tests(session: nox.Session) -> None:
     """Test on the Python that runs nox."""
-    session.install(".[cli,testing]", *group("test"))
+    session.install(".[cli,daemon,testing]", *group("test"))
     session.run("pytest", *session.posargs)
 
 
@@ -87,7 +87,7 @@ def run_as_nobody(session: nox.Session, *command: str) -> None:
         scripts = f"{home}/venv/bin"
         run = functools.partial(session.run, external=True)
         run(sys.executable, "-m", "virtualenv", "-q", "-p", python, f"{home}/venv")
-        run(f"{scripts}/pip", "install", "-q", ".[cli,testing]", *group("test"))
+        run(f"{scripts}/pip", "install", "-q", ".[cli,daemon,testing]", *group("test"))
         copied = "README.md", "benchmarks", "docs", "examples", "pyproject.toml", "tests"
         run("cp", "-R", *copied, home)
         run("chown", "-R", "65534:65534", home, tmp)
@@ -109,7 +109,7 @@ def lint(session: nox.Session) -> None:
 def types(session: nox.Session) -> None:
     """Check types with mypy and pyright."""
     frameworks = "inspect,langchain,mcp,openai-agents,pty,pydantic-ai"
-    session.install(f".[cattrs,cli,otel,testing,{frameworks}]", *group("types"))
+    session.install(f".[cattrs,cli,daemon,otel,testing,{frameworks}]", *group("types"))
     session.run("mypy")
     session.run("pyright")
 
@@ -117,8 +117,8 @@ def types(session: nox.Session) -> None:
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure what a call and its containment cost, beside their peers."""
-    session.install(".", *group("bench"))
-    names = "call_latency containment services activation checkpoint ledger telemetry shell"
+    session.install(".[daemon]", *group("bench"))
+    names = "call_latency containment services activation checkpoint ledger telemetry shell daemon"
     for name in names.split():
         session.run("python", f"benchmarks/{name}.py", *session.posargs)
 

@@ -178,7 +178,7 @@ def test_without_its_extra_it_says_what_to_install(package: str) -> None:
         sys.exit(main(["run", "--report", "true"]))
     """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, timeout=PATIENCE)
-    line = f"agentsup: the command line needs {package}: pip install 'agentsup[cli]'\n"
+    line = f"agentsup: {package} is not installed: pip install 'agentsup[cli]'\n"
     assert (done.returncode, done.stderr.decode()) == (125, line)
 
 

@@ -27,23 +27,38 @@ if TYPE_CHECKING:
 LIMIT_REACHED, FAILED, NOT_EXECUTABLE, NOT_FOUND = 124, 125, 126, 127
 SIGNALED = 128
 
+# What may not be there, and the extra that it comes with.
+_EXTRAS = {"click": "cli", "rich": "cli"} | dict.fromkeys(
+    ("cattrs", "starlette", "uvicorn", "h11"), "daemon"
+)
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Carry out ``arguments`` (``sys.argv`` by default) and return the exit status."""
     _open_standard_descriptors()
+    words = sys.argv[1:] if arguments is None else arguments
     try:
-        from .app import invoke
+        status = _quick(words) if words[:1] == ["ctl"] else None
+        if status is None:
+            from .app import invoke
 
-        status = invoke(arguments)
+            status = invoke(arguments)
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in ("click", "rich"):
+        if package not in _EXTRAS:
             raise
-        missing = f"the command line needs {package}"
-        print(f"agentsup: {missing}: pip install 'agentsup[cli]'", file=sys.stderr)
+        text = f"{package} is not installed: pip install 'agentsup[{_EXTRAS[package]}]'"
+        print(f"agentsup: {text}", file=sys.stderr)
         return FAILED
     gc.freeze()  # the interpreter looks at all of it once more before it ends: 8 ms of 76
     return status
+
+
+def _quick(words: Sequence[str]) -> int | None:
+    """What is asked again and again: without click, whose import takes longer than that."""
+    from .ctl_status import quick
+
+    return quick(words[1:])
 
 
 def _open_standard_descriptors() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import sys
-import traceback
 from typing import TYPE_CHECKING
 
 import click
@@ -17,6 +16,12 @@ if TYPE_CHECKING:
 # For each command its line in the help. It is `command` in the module of its name.
 _COMMANDS = {
     "run": "Run one command, within limits, and leave nothing of it behind.",
+    "up": "Run the services of a file, and keep them running.",
+    "ctl": "Look at what runs under agentsup up, and tell it what to do.",
+    "logs": "Show what services have printed.",
+    "check": "Say all that is wrong with a file of services.",
+    "schema": "Print the JSON Schema of such a file.",
+    "init": "Run one command as its init: PID 1 of a container.",
     "doctor": "Say what this host can hold, why not more, and what would give more.",
     "ledger": "Look at the steps of a ledger, or let some of them run again.",
     "mcp-server": "Offer supervised tools to an MCP client.",
@@ -77,6 +82,8 @@ def invoke(arguments: Sequence[str] | None) -> int:
         raise  # an extra that is not installed
     except Exception:
         # A bug; still, the caller must not take it for the command's own status 1.
+        import traceback
+
         traceback.print_exc(file=sys.stderr)
         return FAILED
     return status if isinstance(status, int) else 0
