@@ -39,7 +39,7 @@ PAGES = [
     ROOT / "README.md",
     *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
-SHOWN = {"sh", "text", "{toctree}", "{eval-rst}", "{note}"}
+SHOWN = {"sh", "text", "toml", "{toctree}", "{eval-rst}", "{note}"}
 LOOPS = {"asyncio": ("asyncio", {}), "trio": ("trio", {})}
 SHELL_PATIENCE = 300.0  # seconds
 
