@@ -218,7 +218,7 @@ class Tree:
                 break
             if branch.over.is_set():
                 branch.parent.begin(branch)
-            await branch.up.wait()
+            await branch.wait_up()
 
     # --- updates ------------------------------------------------------------------------------
 
@@ -363,6 +363,7 @@ class Branch:
     async def _live_once(self) -> bool:
         """From its start to its end; whether it is to be started again."""
         above = self.parent._supervisor
+        failure: RestartLimitReached | None = None
         try:
             if above is None:
                 return False
@@ -376,22 +377,27 @@ class Branch:
             [error] = group.exceptions
             if not isinstance(error, RestartLimitReached):
                 raise
-            return self._may_restart(error) and await self._rest()
+            failure = error
         finally:
             self._supervisor, self.up = None, anyio.Event()
             for branch in self.branches.values():
                 await branch.leave()
             self.branches.clear()
-        return False
+        return failure is not None and await self._may_restart(failure)
 
-    def _may_restart(self, error: RestartLimitReached) -> bool:
+    async def _may_restart(self, error: RestartLimitReached) -> bool:
         family = self.parent.family
-        return family is not None and family.child_failed(self.path.rpartition("/")[2], error)
-
-    async def _rest(self) -> bool:
+        if family is None or not family.child_failed(self.path.rpartition("/")[2], error):
+            return False
         with anyio.move_on_after(RESTART_PAUSE):
             await self.leaving.wait()
         return True
+
+    async def wait_up(self) -> None:
+        """Until it has started what it is to start, or will not; also if it is failing just now."""
+        if self._supervisor and not self.family:
+            await self._supervisor._over.wait()  # pyright: ignore[reportPrivateUsage] -- our own
+        await self.up.wait()
 
     async def leave(self) -> None:
         self.leaving.set()

@@ -32,6 +32,10 @@ HOST_BOUND = 60.0
 DECLARED_BOUND = 2.0  # where survivors are no failure, we need not wait for long
 
 
+#: Taken before the tests run, for pytest changes its own between two of them.
+ENVIRONMENT = dict(os.environ)
+
+
 def missing(level: str) -> str | None:
     """Why this machine cannot have that level, or None."""
 
@@ -137,7 +141,7 @@ def start_host(folder: Path, cell: Cell, timeout: float) -> subprocess.Popen[byt
     with open(folder / "errors", "wb") as errors:
         return subprocess.Popen(
             [sys.executable, str(HERE / "host.py"), cell.level, cell.end, *program],
-            env=os.environ | environment,
+            env=ENVIRONMENT | environment,
             stdin=subprocess.PIPE,
             stderr=errors,
         )

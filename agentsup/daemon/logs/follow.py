@@ -31,7 +31,6 @@ from typing import TYPE_CHECKING
 import anyio
 import anyio.lowlevel
 
-from ..._linux.file_watch import DirectoryWatch
 from .query import before, merge, newest, services
 from .reading import Entry, Position, entries, head, lines, numbers, settled_end
 from .record import Record, directory_of, dump, parse, segment_name
@@ -100,6 +99,8 @@ class Follow:
         self._logs = os.path.abspath(logs)
         self._query = query
         self._tails: dict[bytes, _Tail] = {}
+        from ..._linux.file_watch import DirectoryWatch
+
         self._watch = DirectoryWatch()
         self.fd = self._watch.fd
         try:
