@@ -415,10 +415,10 @@ async def test_a_line_callback_that_raises_ends_the_command_and_not_the_shell(sh
 
 
 async def test_one_can_wait_for_what_it_prints(shell: Shell) -> None:
-    seen: list[bool] = []
+    seen: dict[str, bool] = {}
 
     async def expect(text: str) -> None:
-        seen.append(await shell.expect(text))
+        seen[text] = await shell.expect(text)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(expect, "begun")
@@ -426,7 +426,7 @@ async def test_one_can_wait_for_what_it_prints(shell: Shell) -> None:
         tasks.start_soon(expect, "never")
         await anyio.wait_all_tasks_blocked()
         await shell.run("echo begun; sleep 0.05; echo at the end")
-    assert seen == [True, True, False]
+    assert seen == {"begun": True, "at the end": True, "never": False}
 
 
 # --- several, and the end ---------------------------------------------------------------------
