@@ -22,9 +22,13 @@ pytest_plugins = ["pytester"]
 # libuv opens one pipe with the first loop of a process and keeps it.
 uvloop.new_event_loop().close()
 
-# On a busy machine an example may take any time.
+# On a busy machine an example may take any time. CI tries the same ones each time: what chance
+# finds, it finds for those who work on it.
 hypothesis.settings.register_profile(
-    "patient", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "patient",
+    deadline=None,
+    derandomize="AGENTSUP_TEST_SAME_EXAMPLES" in os.environ,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
 )
 hypothesis.settings.load_profile("patient")
 
