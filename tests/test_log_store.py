@@ -23,6 +23,7 @@ from agentsup import ListenSocket, OutputMatches, OutputPolicy, Service, Supervi
 from agentsup._calls.call import Call
 from agentsup._calls.spec import make_spec
 from agentsup.config.values import LogsConfig
+from agentsup.daemon.logs import writer
 from agentsup.daemon.logs.record import Record, directory_of, parse, segment_name, segment_number
 from agentsup.daemon.logs.store import LogStore
 from agentsup.daemon.logs.writer import Stream
@@ -299,13 +300,18 @@ def test_a_daemon_has_its_say(plain: LogStore, tmp_path: Path) -> None:
     assert messages(logs, "@daemon", "daemon") == ["of itself"]
 
 
-def test_too_many_lines_are_dropped_and_counted(tmp_path: Path) -> None:
+def test_too_many_lines_are_dropped_and_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = SimpleNamespace(time=time.time, monotonic=lambda: now)
+    monkeypatch.setattr(writer, "time", clock)
+    now = 1.0
     store = LogStore(LogsConfig(rate_limit=(3, 0.2)), tmp_path)
     out = stream_of(store)
     feed(out, b"1\n2\n3\n4\n5\n")
     feed(out, b"6\n7")
     assert messages(tmp_path) == ["1", "2", "3"]
-    time.sleep(0.25)  # it is the interval that passes
+    now = 1.25
     feed(out, b"\n8\n")
     assert messages(tmp_path) == ["1", "2", "3", "7", "8"]
     [notice] = [record for record in records(tmp_path) if record.stream == "daemon"]
