@@ -89,12 +89,13 @@ def test_those_of_earlier_calls_go_and_the_result_names_those_that_are_there(
     tmp_path: Path,
 ) -> None:
     policy = OutputPolicy(spill_dir=tmp_path, spill_retention=Retention(max_files=4))
+    paths: list[Path] = []
     with agentsup.SyncSupervisor() as sup:
-        paths = [
-            Path(str(output.spill_path))
-            for result in (sup.run(["echo", str(number)], output=policy) for number in range(6))
-            for output in (result.stdout, result.stderr)
-        ]
+        for number in range(6):
+            result = sup.run(["echo", str(number)], output=policy)
+            for output in (result.stdout, result.stderr):
+                paths.append(Path(str(output.spill_path)))
+                os.utime(paths[-1], (number, number))  # calls are quicker than that clock's ticks
     assert set(tmp_path.iterdir()) == set(paths[-4:])
     assert paths[-2].read_bytes() == b"5\n"
 
@@ -180,6 +181,8 @@ def test_one_that_another_process_writes_goes_only_when_that_is_dead(
     finally:
         host.kill()
         host.wait()
+    for file in tmp_path.iterdir():
+        os.utime(file, (0, 0))  # or a new one may be as old: their clock ticks 250 times a second
     new = spill(tmp_path, spill_retention=Retention(max_files=1, max_bytes=0))
     assert set(tmp_path.iterdir()) == {new}
 
