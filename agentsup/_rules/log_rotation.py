@@ -61,6 +61,17 @@ def to_remove(
     now: float,
     written: Container[AnyFile],
 ) -> list[AnyFile]:
+    """As :func:`beyond`, and with room for what is written until the next look."""
+    return beyond(files, retention, with_room(total), now, written)
+
+
+def beyond(
+    files: Mapping[str, Sequence[AnyFile]],
+    retention: Mapping[str, Retention],
+    total: Retention,
+    now: float,
+    written: Container[AnyFile],
+) -> list[AnyFile]:
     """Which of the segments go, that each service has, the newest of it first."""
     gone = [
         file
@@ -69,7 +80,7 @@ def to_remove(
     ]
     left = [file for found in files.values() for file in found if file not in gone]
     left.sort(key=lambda file: file.written_at, reverse=True)
-    return gone + _surplus(left, with_room(total), now, written)
+    return gone + _surplus(left, total, now, written)
 
 
 def _surplus(

@@ -205,7 +205,7 @@ class Tree:
 
     def _handle(self, path: str) -> ServiceHandle:
         self.match([path])  # for its error
-        handle = self.services.get(path)
+        handle = self._last_handle(path)
         if handle is None:
             raise NotReady(path, "its supervisor is not up")
         return handle

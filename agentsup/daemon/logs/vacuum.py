@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from attrs import frozen
 
-from ..._rules.retention import surplus
+from ..._rules.log_rotation import beyond
 from ..._values.retention import Retention
 from .query import services
 from .record import directory_of
@@ -49,13 +49,9 @@ def vacuum(
     :returns: what has been removed.
     """
     found = _segments(logs, patterns)
-    now = time.time()
-    each = Retention(max_bytes=max_size, max_age=max_age)
-    going = [file for files in found.values() for file in surplus(files, each, now)]
-    left = [file for files in found.values() for file in files if file not in going]
-    left.sort(key=lambda file: file.written_at, reverse=True)
+    each = dict.fromkeys(found, Retention(max_bytes=max_size, max_age=max_age))
     newest = {files[0] for files in found.values() if files}
-    going += surplus(left, Retention(max_bytes=total_size), now, newest)
+    going = beyond(found, each, Retention(max_bytes=total_size), time.time(), newest)
     removed = {
         service: [file for file in files if file in going and _remove(file)]
         for service, files in found.items()
